@@ -1,0 +1,8 @@
+//! One host's eyes and hands.
+//!
+//! Eyes: find the Python workers (`discover`), read what they have loaded (`memory`), what their source
+//! says (`source`) and what their bytecode says (`bytecode`). Hands: `purge`, `restart`, `supervisor`.
+//! What to do is decided in `unstale_protocol`; nothing here speaks to a bus.
+
+pub mod process;
+pub mod reading;
