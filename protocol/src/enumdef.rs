@@ -43,8 +43,8 @@ pub struct Mark(pub Option<ValueDigest>);
 pub struct Outline {
     /// Canonical names in order, each with its value's digest or `null` where that is not known.
     pub members: Vec<(String, Mark)>,
-    /// Aliases by name, each with its canonical name.
-    #[serde(default)]
+    /// Aliases by name, each with its canonical name; a list of pairs on the wire.
+    #[serde(default, with = "pairs", skip_serializing_if = "BTreeMap::is_empty")]
     pub aliases: BTreeMap<String, String>,
 }
 
@@ -195,7 +195,8 @@ impl Outline {
         let only_order_is_left = !differences
             .iter()
             .any(|difference| matches!(difference, Difference::Missing { .. } | Difference::Extra { .. }));
-        if only_order_is_left && !self.members.iter().map(|(name, _)| name).eq(loaded.members.iter().map(|(name, _)| name))
+        if only_order_is_left
+            && !self.members.iter().map(|(name, _)| name).eq(loaded.members.iter().map(|(name, _)| name))
         {
             differences.push(Difference::Order);
         }
@@ -206,6 +207,22 @@ impl Outline {
             }
         }
         Comparison { differences, undecided }
+    }
+}
+
+/// A map as a list of pairs, as the manifest writes it.
+mod pairs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, String>, D::Error> {
+        Ok(Vec::<(String, String)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

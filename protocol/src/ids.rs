@@ -22,7 +22,9 @@ pub enum NameError {
     #[error("the name is {0} bytes long; at most {1} are allowed")]
     TooLong(usize, usize),
     /// The name has a character outside the allowed set.
-    #[error("the name {0:?} has a character other than letters, digits, `.`, `_` and `-`, or does not start with a letter or digit")]
+    #[error(
+        "the name {0:?} has a character other than letters, digits, `.`, `_` and `-`, or does not start with a letter or digit"
+    )]
     Character(String),
 }
 

@@ -9,6 +9,7 @@ pub mod enumdef;
 pub mod fingerprint;
 pub mod ids;
 pub mod manifest;
+pub mod message;
 pub mod time;
 pub mod value;
 pub mod verdict;

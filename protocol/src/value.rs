@@ -124,11 +124,14 @@ impl Value {
                 None => json!({ "repr": self.repr() }),
             },
             Self::Str(text) => json!(text),
-            Self::List(items) if items.iter().all(Self::is_plain_json) => {
-                items.iter().map(Self::to_json).collect()
-            }
+            Self::List(items) if items.iter().all(Self::is_plain_json) => items.iter().map(Self::to_json).collect(),
             Self::Unresolved { why } => json!({ "unresolved": why }),
-            Self::Bytes(_) | Self::Tuple(_) | Self::List(_) | Self::Set(_) | Self::FrozenSet(_) | Self::Dict(_)
+            Self::Bytes(_)
+            | Self::Tuple(_)
+            | Self::List(_)
+            | Self::Set(_)
+            | Self::FrozenSet(_)
+            | Self::Dict(_)
             | Self::Opaque { .. } => json!({ "repr": self.repr() }),
         }
     }
