@@ -222,7 +222,9 @@ impl Form {
         forms.sort();
         self.byte(tag);
         self.count(forms.len());
-        forms.iter().for_each(|form| self.raw(form));
+        for form in &forms {
+            self.raw(form);
+        }
         Some(())
     }
 }

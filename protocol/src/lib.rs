@@ -5,11 +5,14 @@
 //! and the outputs into the world.
 
 pub mod binding;
+pub mod coordinator;
 pub mod enumdef;
 pub mod fingerprint;
+pub mod host;
 pub mod ids;
 pub mod manifest;
 pub mod message;
+pub mod restart;
 pub mod time;
 pub mod value;
 pub mod verdict;

@@ -1,0 +1,488 @@
+//! The machine for the fleet: the coordinator's mind.
+//!
+//! It assigns revisions, keeps the desired state, grants permits within budgets and says how far each
+//! rollout has come. Nothing frees a permit but the report of the host that holds it.
+
+mod budget;
+mod record;
+mod reports;
+mod status;
+
+pub use record::{
+    Broadcast, DrainRecord, Event, HostRecord, MaxUnavailable, MaxUnavailableError, PermitRecord, Record,
+    RolloutRecord, Terms,
+};
+pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
+
+use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, SlotId, Version};
+use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Mode, Nonce, Permit, Report, Want};
+use crate::time::Moment;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// What may differ between deployments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinatorPolicy {
+    /// After a takeover no permit is granted for this long: lease + a permit's life on a network bus, zero on
+    /// the embedded one, whose permits die with the incarnation.
+    pub takeover_wait: Duration,
+    /// A host without a report for this long is silent.
+    pub silent_after: Duration,
+    /// How long a coordinator that knew no hosts says nothing final.
+    pub first_wait: Duration,
+    /// How long a host's picture must have held still before unknown units count as final.
+    pub settle_wait: Duration,
+    /// Hosts that are expected by configuration.
+    pub expected_hosts: BTreeSet<HostName>,
+    /// Budgets of named pools.
+    pub pools: BTreeMap<PoolName, MaxUnavailable>,
+    /// How old a request may be when it is granted.
+    pub ask_lifetime: Duration,
+}
+
+impl Default for CoordinatorPolicy {
+    fn default() -> Self {
+        Self {
+            takeover_wait: Duration::from_secs(30),
+            silent_after: Duration::from_mins(3),
+            first_wait: Duration::from_secs(70),
+            settle_wait: Duration::from_secs(15),
+            expected_hosts: BTreeSet::new(),
+            pools: BTreeMap::new(),
+            ask_lifetime: Duration::from_secs(16),
+        }
+    }
+}
+
+/// What the driver is to do next, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write these to disk, with one fsync, before doing what follows.
+    Store(Vec<Record>),
+    /// Publish the desired state.
+    Publish(Desired),
+    /// Send the permit to its host.
+    Grant(Permit),
+}
+
+/// What became of a broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The revision it has.
+    pub revision: Revision,
+    /// Whether that revision existed before.
+    pub is_same: bool,
+}
+
+/// Why an operator's word was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such app, or no rollout of it.
+    #[error("there is no rollout of {0}")]
+    NoRollout(AppName),
+    /// The revision is not the current one.
+    #[error("{0}@{1} is not the current revision; {0}@{2} is")]
+    NotCurrent(AppName, Revision, Revision),
+    /// The rollout was aborted; only a new broadcast begins another.
+    #[error("{0}@{1} was aborted; broadcast again to begin a new revision")]
+    Aborted(AppName, Revision),
+    /// There is no such drain.
+    #[error("there is no drain {0}")]
+    NoDrain(DrainId),
+    /// There is no such host.
+    #[error("no host of the name {0} is known")]
+    NoHost(HostName),
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    record: HostRecord,
+    /// The last report of this coordinator's life.
+    report: Option<Report>,
+    heard_at: Option<Moment>,
+    /// Since when its report has said the same.
+    still_since: Option<Moment>,
+    /// Two agents answer to this name.
+    doubled: bool,
+    forgotten: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    nonce: Nonce,
+    version: Version,
+    want: Want,
+    received_at: Moment,
+}
+
+/// The mind of the coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    policy: CoordinatorPolicy,
+    started_at: Moment,
+    knew_hosts: bool,
+    version: Version,
+    rollouts: BTreeMap<AppName, BTreeMap<Revision, RolloutRecord>>,
+    drains: BTreeMap<DrainId, DrainRecord>,
+    next_drain: u64,
+    permits: BTreeMap<(HostName, SlotId), PermitRecord>,
+    hosts: BTreeMap<HostName, Host>,
+    pending: BTreeMap<(HostName, SlotId), Pending>,
+    /// The lease on leadership ends then; `None` where nobody else can lead.
+    lease_until: Option<Moment>,
+    /// The disk lost the list of hosts: no grants until an operator says how many there are.
+    lost_hosts: bool,
+    /// How many hosts an operator said the fleet has.
+    stated_hosts: Option<u32>,
+    actions: VecDeque<Action>,
+}
+
+impl Coordinator {
+    /// Starts a reign with what the disk remembers: a higher epoch, the same desired state.
+    pub fn new(policy: CoordinatorPolicy, records: Vec<Record>, now: Moment) -> Self {
+        let mut machine = Self {
+            policy,
+            started_at: now,
+            knew_hosts: false,
+            version: Version::default(),
+            rollouts: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            next_drain: 1,
+            permits: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            lease_until: None,
+            lost_hosts: false,
+            stated_hosts: None,
+            actions: VecDeque::new(),
+        };
+        for record in records {
+            machine.remember(record);
+        }
+        machine.knew_hosts = !machine.hosts.is_empty();
+        machine.reign(machine.version.epoch.next());
+        machine
+    }
+
+    fn remember(&mut self, record: Record) {
+        match record {
+            Record::Reign { epoch, generation } => {
+                self.version = self.version.max(Version { epoch, generation });
+            }
+            Record::Rollout(app, rollout) => {
+                self.rollouts.entry(app).or_default().insert(rollout.revision, rollout);
+            }
+            Record::Drain(id, record) => {
+                let number = id.as_str().rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+                self.next_drain = self.next_drain.max(number + 1);
+                match record {
+                    Some(record) => self.drains.insert(id, record),
+                    None => self.drains.remove(&id),
+                };
+            }
+            Record::Permit(host, slot, record) => {
+                match record {
+                    Some(record) => self.permits.insert((host, slot), record),
+                    None => self.permits.remove(&(host, slot)),
+                };
+            }
+            Record::Host(name, record) => {
+                match record {
+                    Some(record) => self.hosts.insert(name, Host { record, ..Host::default() }),
+                    None => self.hosts.remove(&name),
+                };
+            }
+            Record::Event(_) => {}
+        }
+    }
+
+    /// Raises the epoch and asserts the desired state under it.
+    fn reign(&mut self, epoch: Epoch) {
+        self.version = Version { epoch, generation: self.version.generation.next() };
+        self.pending.clear();
+        self.publish(vec![]);
+    }
+
+    /// Writes the new desired state down and publishes it. The version must have been raised.
+    fn publish(&mut self, mut records: Vec<Record>) {
+        records.push(Record::Reign { epoch: self.version.epoch, generation: self.version.generation });
+        self.actions.push_back(Action::Store(records));
+        self.actions.push_back(Action::Publish(self.desired()));
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.version.generation = self.version.generation.next();
+        self.version.generation
+    }
+
+    /// Returns the desired state as it stands.
+    pub fn desired(&self) -> Desired {
+        let apps = self
+            .rollouts
+            .iter()
+            .filter_map(|(app, revisions)| {
+                let rollout = revisions.values().next_back()?;
+                let desired = DesiredApp {
+                    revision: rollout.revision,
+                    mode: rollout.mode,
+                    manifest: rollout.manifest,
+                    attempt: rollout.attempt,
+                };
+                Some((app.clone(), desired))
+            })
+            .collect();
+        let drains = self
+            .drains
+            .iter()
+            .map(|(id, drain)| DesiredDrain {
+                id: id.clone(),
+                host: drain.host.clone(),
+                slot: drain.slot.clone(),
+                deadline_ms: drain.deadline_ms,
+                force: drain.force,
+            })
+            .collect();
+        Desired {
+            epoch: self.version.epoch,
+            generation: self.version.generation,
+            apps,
+            drains,
+            probes: Vec::new(),
+            must: Vec::new(),
+        }
+    }
+
+    /// Takes a broadcast. The same fingerprint as the current revision's re-attaches to it, except after an
+    /// abort; anything else is a new revision.
+    pub fn handle_broadcast(&mut self, broadcast: &Broadcast, now: Moment) -> Accepted {
+        let revisions = self.rollouts.entry(broadcast.app.clone()).or_default();
+        let last = revisions.last_key_value().map(|(revision, _)| *revision);
+        self.version.generation = self.version.generation.next();
+        let version = self.version;
+        let is_same = revisions
+            .values()
+            .next_back()
+            .is_some_and(|current| current.fingerprint == broadcast.fingerprint && current.mode != Mode::Abort);
+        let revision = if is_same { last.unwrap_or_default() } else { last.unwrap_or_default().next() };
+        let rollout = revisions.entry(revision).or_insert_with(|| RolloutRecord {
+            revision,
+            manifest: broadcast.manifest,
+            fingerprint: broadcast.fingerprint,
+            mode: Mode::Run,
+            mode_because: String::new(),
+            attempt: version.generation,
+            since: version,
+            terms: broadcast.terms.clone(),
+            verified: BTreeMap::new(),
+            asked_by: broadcast.asked_by.clone(),
+            message: broadcast.message.clone(),
+            meta: broadcast.meta.clone(),
+            at_ms: broadcast.at_ms,
+        });
+        rollout.terms = broadcast.terms.clone();
+        // A halted rollout stays halted: only an operator's resume lets failed units be tried again.
+        if rollout.mode != Mode::Halt {
+            rollout.attempt = version.generation;
+        }
+        // The origin may differ although nothing that is compared does.
+        rollout.manifest = broadcast.manifest;
+        let record = rollout.clone();
+        let what = if is_same { "announced again" } else { "announced" };
+        let event = event(what, &broadcast.app, revision, &broadcast.asked_by);
+        self.publish(vec![Record::Rollout(broadcast.app.clone(), record), event]);
+        self.review(now);
+        Accepted { revision, is_same }
+    }
+
+    /// Stops purging and asking until resumed.
+    ///
+    /// # Errors
+    /// [`Refused`] where there is no such current rollout or it was aborted.
+    pub fn handle_pause(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
+        self.set_mode(app, revision, Mode::Pause, "paused", by)
+    }
+
+    /// Goes on after a pause or a halt. Units that failed are tried again.
+    ///
+    /// # Errors
+    /// [`Refused`] where there is no such current rollout or it was aborted.
+    pub fn handle_resume(
+        &mut self,
+        app: &AppName,
+        revision: Option<Revision>,
+        max_unavailable: Option<MaxUnavailable>,
+        by: &str,
+        now: Moment,
+    ) -> Result<Revision, Refused> {
+        let revision = self.current(app, revision)?;
+        if let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) {
+            if rollout.mode == Mode::Abort {
+                return Err(Refused::Aborted(app.clone(), revision));
+            }
+            rollout.attempt = self.version.generation.next();
+            if max_unavailable.is_some() {
+                rollout.terms.max_unavailable = max_unavailable;
+            }
+        }
+        let revision = self.set_mode(app, Some(revision), Mode::Run, "resumed", by)?;
+        self.review(now);
+        Ok(revision)
+    }
+
+    /// Says how many hosts the fleet has, after the list of them was lost.
+    pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) {
+        self.stated_hosts = Some(hosts);
+        self.review(now);
+    }
+
+    /// Ends a rollout and calls back what was asked and not yet begun. Always wins.
+    ///
+    /// # Errors
+    /// [`Refused`] where there is no such current rollout.
+    pub fn handle_abort(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
+        self.set_mode(app, revision, Mode::Abort, "aborted", by)
+    }
+
+    fn current(&self, app: &AppName, revision: Option<Revision>) -> Result<Revision, Refused> {
+        let current = self.rollouts.get(app).and_then(|revisions| revisions.last_key_value());
+        let Some((current, _)) = current else { return Err(Refused::NoRollout(app.clone())) };
+        match revision {
+            Some(asked) if asked != *current => Err(Refused::NotCurrent(app.clone(), asked, *current)),
+            _ => Ok(*current),
+        }
+    }
+
+    fn set_mode(
+        &mut self,
+        app: &AppName,
+        revision: Option<Revision>,
+        mode: Mode,
+        what: &str,
+        because: &str,
+    ) -> Result<Revision, Refused> {
+        let revision = self.current(app, revision)?;
+        self.next_generation();
+        let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) else {
+            return Err(Refused::NoRollout(app.clone()));
+        };
+        if rollout.mode == Mode::Abort && mode != Mode::Abort {
+            return Err(Refused::Aborted(app.clone(), revision));
+        }
+        rollout.mode = mode;
+        because.clone_into(&mut rollout.mode_because);
+        let record = rollout.clone();
+        self.pending.clear();
+        self.publish(vec![Record::Rollout(app.clone(), record), event(what, app, revision, because)]);
+        Ok(revision)
+    }
+
+    /// Takes units out of work. Returns the drain of each, existing ones again.
+    pub fn handle_drain(&mut self, drains: Vec<DrainRecord>, now: Moment) -> Vec<DrainId> {
+        let mut ids = Vec::new();
+        let mut records = Vec::new();
+        for drain in drains {
+            let known = self.drains.iter().find(|(_, old)| old.host == drain.host && old.slot == drain.slot);
+            let id = match known {
+                Some((id, _)) => id.clone(),
+                None => match DrainId::new(format!("drain-{}", self.next_drain)) {
+                    Ok(id) => id,
+                    Err(_) => continue,
+                },
+            };
+            self.next_drain += 1;
+            records.push(Record::Drain(id.clone(), Some(drain.clone())));
+            self.drains.insert(id.clone(), drain);
+            ids.push(id);
+        }
+        if !records.is_empty() {
+            self.next_generation();
+            self.publish(records);
+        }
+        self.review(now);
+        ids
+    }
+
+    /// Gives a drained unit back.
+    ///
+    /// # Errors
+    /// [`Refused::NoDrain`].
+    pub fn handle_undrain(&mut self, id: &DrainId, now: Moment) -> Result<(), Refused> {
+        if self.drains.remove(id).is_none() {
+            return Err(Refused::NoDrain(id.clone()));
+        }
+        self.next_generation();
+        self.publish(vec![Record::Drain(id.clone(), None)]);
+        self.review(now);
+        Ok(())
+    }
+
+    /// Forgets a host that will not come back: it uses no budget and is not expected.
+    ///
+    /// # Errors
+    /// [`Refused::NoHost`].
+    pub fn handle_forget(&mut self, name: &HostName, now: Moment) -> Result<(), Refused> {
+        if self.hosts.remove(name).is_none() {
+            return Err(Refused::NoHost(name.clone()));
+        }
+        let mut records = vec![Record::Host(name.clone(), None)];
+        let held: Vec<_> = self.permits.keys().filter(|(host, _)| host == name).cloned().collect();
+        for key in held {
+            self.permits.remove(&key);
+            records.push(Record::Permit(key.0, key.1, None));
+        }
+        self.pending.retain(|(host, _), _| host != name);
+        self.actions.push_back(Action::Store(records));
+        self.review(now);
+        Ok(())
+    }
+
+    /// Takes a request for permits.
+    pub fn handle_ask(&mut self, ask: &Ask, now: Moment) {
+        self.pending.retain(|(host, _), _| *host != ask.host);
+        if ask.version == self.version {
+            for want in &ask.wants {
+                let pending = Pending { nonce: ask.nonce, version: ask.version, want: want.clone(), received_at: now };
+                self.pending.insert((ask.host.clone(), want.slot.clone()), pending);
+            }
+        }
+        self.review(now);
+    }
+
+    /// Takes the end of the lease on leadership, on this machine's own clock.
+    pub fn handle_lease(&mut self, until: Moment, now: Moment) {
+        self.lease_until = Some(until);
+        self.review(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.review(now);
+    }
+
+    /// Returns the next action.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let wait = self.started_at.after(self.policy.takeover_wait);
+        (!self.pending.is_empty()).then_some(wait)
+    }
+
+    /// Returns the newest desired state's version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+}
+
+fn event(what: &str, app: &AppName, revision: Revision, because: &str) -> Record {
+    Record::Event(Event {
+        app: Some(app.clone()),
+        revision: Some(revision),
+        host: None,
+        slot: None,
+        what: what.to_owned(),
+        because: because.to_owned(),
+    })
+}

@@ -1,0 +1,190 @@
+//! Permits: who may act now. Budget is counted from what is outstanding, what hosts report, and what is not known.
+
+use super::record::{MaxUnavailable, PermitRecord, Record};
+use super::{Action, Coordinator, Event, Host, Pending};
+use crate::ids::{HostName, PoolName, SlotId};
+use crate::message::{Mode, Permit, Phase, Purpose};
+use crate::time::Moment;
+use std::collections::BTreeSet;
+
+impl Coordinator {
+    /// Grants what may be granted now.
+    pub(super) fn review(&mut self, now: Moment) {
+        self.pending.retain(|_, pending| now.since(pending.received_at) < self.policy.ask_lifetime);
+        if !self.may_grant(now) {
+            return;
+        }
+        let waiting: Vec<_> = self.pending.keys().cloned().collect();
+        for key in waiting {
+            let Some(pending) = self.pending.get(&key).cloned() else { continue };
+            if self.is_grantable(&key.0, &key.1, &pending) {
+                self.grant(key, pending);
+            }
+        }
+    }
+
+    fn may_grant(&self, now: Moment) -> bool {
+        let has_waited = now >= self.started_at.after(self.policy.takeover_wait);
+        let leads = self.lease_until.is_none_or(|until| now < until);
+        let knows_fleet = !self.lost_hosts || self.stated_hosts.is_some_and(|hosts| self.heard() >= hosts);
+        has_waited && leads && knows_fleet
+    }
+
+    fn heard(&self) -> u32 {
+        u32::try_from(self.hosts.values().filter(|host| host.report.is_some()).count()).unwrap_or(u32::MAX)
+    }
+
+    fn is_grantable(&self, host: &HostName, slot: &SlotId, pending: &Pending) -> bool {
+        let Some(known) = self.hosts.get(host) else { return false };
+        let is_current = known.record.incarnation == Some(pending.nonce.incarnation)
+            && known.report.is_some()
+            && !known.doubled
+            && pending.version == self.version;
+        if !is_current || self.permits.contains_key(&(host.clone(), slot.clone())) {
+            return false;
+        }
+        match &pending.want.purpose {
+            Purpose::Restart(apps) => {
+                let all_run = apps.iter().all(|(app, revision)| {
+                    self.rollouts
+                        .get(app)
+                        .and_then(|revisions| revisions.values().next_back())
+                        .is_some_and(|rollout| rollout.revision == *revision && rollout.mode == Mode::Run)
+                });
+                all_run && self.has_room(pending) && self.canary_allows(pending)
+            }
+            Purpose::Drain(id) => self.drains.get(id).is_some_and(|drain| {
+                drain.host == *host && drain.slot == *slot && (drain.force || self.has_room(pending))
+            }),
+        }
+    }
+
+    fn has_room(&self, pending: &Pending) -> bool {
+        !pending.want.pools.is_empty()
+            && pending.want.pools.iter().all(|pool| self.used(pool) < self.limit(pool, pending))
+    }
+
+    /// Returns how many units of the pool may be unavailable for this purpose.
+    fn limit(&self, pool: &PoolName, pending: &Pending) -> u32 {
+        let configured = self.policy.pools.get(pool).copied().unwrap_or(MaxUnavailable::DEFAULT);
+        let total = self.total(pool);
+        let Purpose::Restart(apps) = &pending.want.purpose else { return configured.of(total) };
+        apps.keys()
+            .filter_map(|app| self.rollouts.get(app)?.values().next_back()?.terms.max_unavailable)
+            .map(|stated| stated.of(total))
+            .min()
+            .unwrap_or_else(|| configured.of(total))
+    }
+
+    /// Returns how many units the pool has, as far as anybody said.
+    pub(super) fn total(&self, pool: &PoolName) -> u32 {
+        self.hosts
+            .values()
+            .map(|host| match &host.report {
+                Some(report) => report.pools.get(pool).map_or(0, |pool| pool.total),
+                None => host.record.pools.get(pool).copied().unwrap_or(0),
+            })
+            .sum()
+    }
+
+    /// Returns how much of the pool's budget is in use: permits outstanding, units reported down or acting,
+    /// and the last-known units of hosts not heard from since this reign began.
+    pub(super) fn used(&self, pool: &PoolName) -> u32 {
+        let mut hosts: BTreeSet<&HostName> = self.hosts.keys().collect();
+        hosts.extend(self.permits.keys().map(|(host, _)| host));
+        hosts.into_iter().map(|name| self.used_by(name, self.hosts.get(name), pool)).sum()
+    }
+
+    fn used_by(&self, name: &HostName, host: Option<&Host>, pool: &PoolName) -> u32 {
+        let permits: BTreeSet<&SlotId> = self
+            .permits
+            .iter()
+            .filter(|((holder, _), permit)| holder == name && permit.pools.contains(pool))
+            .map(|((_, slot), _)| slot)
+            .collect();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let Some(report) = host.and_then(|host| host.report.as_ref()) else {
+            let last_known = host.and_then(|host| host.record.pools.get(pool)).copied().unwrap_or(0);
+            return last_known.max(count(permits.len()));
+        };
+        let unavailable = report.pools.get(pool).map_or(0, |pool| pool.unavailable);
+        let already_counted = report
+            .slots
+            .iter()
+            .filter(|slot| permits.contains(&slot.slot) && slot.pools.contains(pool) && is_unavailable(slot.phase))
+            .count();
+        unavailable.saturating_add(count(permits.len() - already_counted))
+    }
+
+    fn canary_allows(&self, pending: &Pending) -> bool {
+        let Purpose::Restart(apps) = &pending.want.purpose else { return true };
+        apps.iter().all(|(app, revision)| {
+            let Some(rollout) = self.rollouts.get(app).and_then(|revisions| revisions.get(revision)) else {
+                return false;
+            };
+            let Some(canary) = rollout.terms.canary else { return true };
+            pending.want.pools.iter().all(|pool| {
+                let verified = rollout.verified.get(pool).copied().unwrap_or(0);
+                let outstanding = self
+                    .permits
+                    .values()
+                    .filter(|permit| {
+                        permit.pools.contains(pool)
+                            && matches!(&permit.purpose, Purpose::Restart(apps) if apps.get(app) == Some(revision))
+                    })
+                    .count();
+                verified >= canary || (verified as usize + outstanding) < canary as usize
+            })
+        })
+    }
+
+    fn grant(&mut self, key: (HostName, SlotId), pending: Pending) {
+        self.pending.remove(&key);
+        let Pending { nonce, version, want, .. } = pending;
+        let permit = PermitRecord {
+            identity: want.identity,
+            nonce,
+            version,
+            pools: want.pools.clone(),
+            purpose: want.purpose.clone(),
+        };
+        let (app, revision) = first_app(&want.purpose);
+        let granted = Event {
+            app,
+            revision,
+            host: Some(key.0.clone()),
+            slot: Some(key.1.clone()),
+            what: "permitted".into(),
+            because: String::new(),
+        };
+        self.actions.push_back(Action::Store(vec![
+            Record::Permit(key.0.clone(), key.1.clone(), Some(permit.clone())),
+            Record::Event(granted),
+        ]));
+        self.actions.push_back(Action::Grant(Permit {
+            host: key.0.clone(),
+            slot: key.1.clone(),
+            identity: want.identity,
+            nonce,
+            version,
+            purpose: want.purpose,
+            must: Vec::new(),
+        }));
+        self.permits.insert(key, permit);
+    }
+}
+
+pub(super) fn first_app(purpose: &Purpose) -> (Option<crate::ids::AppName>, Option<crate::ids::Revision>) {
+    match purpose {
+        Purpose::Restart(apps) => match apps.first_key_value() {
+            Some((app, revision)) => (Some(app.clone()), Some(*revision)),
+            None => (None, None),
+        },
+        Purpose::Drain(_) => (None, None),
+    }
+}
+
+/// Tells whether a slot in this phase is counted as unavailable in its host's pools.
+pub(super) fn is_unavailable(phase: Phase) -> bool {
+    phase.is_acting() || matches!(phase, Phase::Drained | Phase::Down)
+}

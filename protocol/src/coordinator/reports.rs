@@ -1,0 +1,254 @@
+//! What reports change: hosts, permits, halts. A report counts once; older ones change nothing.
+
+use super::budget::first_app;
+use super::record::{Event, HostRecord, PermitRecord, Record};
+use super::{Action, Coordinator, event};
+use crate::host::PERMIT_LIFETIME;
+use crate::ids::{AppName, HostName, Revision, SlotId, Version};
+use crate::message::{DoneResult, Mode, Phase, Purpose, Report, SlotReport};
+use crate::time::Moment;
+use std::collections::BTreeMap;
+
+impl Coordinator {
+    /// Takes a host's report.
+    pub fn handle_report(&mut self, report: &Report, now: Moment) {
+        if !self.is_news(report) {
+            return;
+        }
+        if report.accepted > self.version {
+            self.learn_of_later_reign(report.accepted);
+        }
+        let mut records = self.take_in(report, now);
+        self.free_permits(report, &mut records);
+        if !records.is_empty() {
+            self.actions.push_back(Action::Store(records));
+        }
+        self.halt_on_failures(report);
+        self.review(now);
+    }
+
+    /// Orders reports by (incarnation counter, sequence). The same counter with other random bytes means two
+    /// agents of one name: neither is judged.
+    fn is_news(&mut self, report: &Report) -> bool {
+        let host = self.hosts.entry(report.host.clone()).or_default();
+        if host.forgotten {
+            return false;
+        }
+        match host.record.incarnation {
+            Some(known) if report.incarnation.counter < known.counter => false,
+            Some(known) if report.incarnation.counter == known.counter && report.incarnation != known => {
+                host.doubled = true;
+                false
+            }
+            Some(known) if known == report.incarnation => {
+                host.report.as_ref().is_none_or(|last| report.sequence > last.sequence)
+            }
+            _ => {
+                host.doubled = false;
+                true
+            }
+        }
+    }
+
+    /// Something was written under a reign that this disk does not know: rule above it, and if not even the
+    /// hosts are known, grant nothing before an operator has said how many there are.
+    fn learn_of_later_reign(&mut self, seen: Version) {
+        let knows_nothing = self.rollouts.is_empty() && !self.knew_hosts;
+        if knows_nothing && self.policy.expected_hosts.is_empty() {
+            self.lost_hosts = true;
+        }
+        self.version.generation = self.version.generation.max(seen.generation);
+        self.reign(seen.epoch.max(self.version.epoch).next());
+    }
+
+    fn take_in(&mut self, report: &Report, now: Moment) -> Vec<Record> {
+        let mut records = Vec::new();
+        let Some(host) = self.hosts.get_mut(&report.host) else { return records };
+        let before = host.report.replace(report.clone());
+        host.heard_at = Some(now);
+        if !before.as_ref().is_some_and(|last| says_the_same(last, report)) {
+            host.still_since = Some(now);
+        }
+        let record = HostRecord {
+            pools: report.pools.iter().map(|(name, pool)| (name.clone(), pool.total)).collect(),
+            incarnation: Some(report.incarnation),
+            left: report.leaving,
+        };
+        if host.record != record {
+            host.record = record.clone();
+            records.push(Record::Host(report.host.clone(), Some(record)));
+        }
+        records.extend(changes(&report.host, before.as_ref(), report));
+        records
+    }
+
+    /// A permit is freed by a report that shows its slot done, or not acting under a new incarnation or with
+    /// an agent clock past the nonce's life. Never by a timer.
+    fn free_permits(&mut self, report: &Report, records: &mut Vec<Record>) {
+        let slots: BTreeMap<&SlotId, &SlotReport> = report.slots.iter().map(|slot| (&slot.slot, slot)).collect();
+        let held: Vec<_> = self.permits.keys().filter(|(host, _)| *host == report.host).cloned().collect();
+        for key in held {
+            let Some(permit) = self.permits.get(&key) else { continue };
+            let slot = slots.get(&key.1).copied();
+            if !is_over(permit, slot, report) {
+                continue;
+            }
+            let done = slot.and_then(|slot| slot.done.as_ref()).filter(|done| done.nonce == permit.nonce);
+            if done.is_some_and(|done| done.result == DoneResult::Restarted) {
+                let permit = permit.clone();
+                self.count_verified(&permit, records);
+            }
+            self.permits.remove(&key);
+            records.push(Record::Permit(key.0, key.1, None));
+        }
+    }
+
+    fn count_verified(&mut self, permit: &PermitRecord, records: &mut Vec<Record>) {
+        let Purpose::Restart(apps) = &permit.purpose else { return };
+        for (app, revision) in apps {
+            let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(revision)) else {
+                continue;
+            };
+            if rollout.terms.canary.is_none() {
+                continue;
+            }
+            for pool in &permit.pools {
+                let verified = rollout.verified.entry(pool.clone()).or_default();
+                *verified = verified.saturating_add(1);
+            }
+            records.push(Record::Rollout(app.clone(), rollout.clone()));
+        }
+    }
+
+    /// A unit that failed in the current attempt halts the rollouts that it was restarted for.
+    fn halt_on_failures(&mut self, report: &Report) {
+        let mut halts: BTreeMap<AppName, (Revision, String)> = BTreeMap::new();
+        for slot in report.slots.iter().filter(|slot| slot.phase == Phase::Failed) {
+            let Some(done) = slot.done.as_ref().filter(|done| done.result == DoneResult::Failed) else { continue };
+            let Purpose::Restart(apps) = &done.purpose else { continue };
+            for (app, revision) in apps {
+                let because = format!("{} on {}: {}", slot.slot, report.host, done.because);
+                halts.entry(app.clone()).or_insert((*revision, because));
+            }
+        }
+        for (app, (revision, because)) in halts {
+            let Some(rollout) = self.rollouts.get(&app).and_then(|revisions| revisions.values().next_back()) else {
+                continue;
+            };
+            let has_seen_attempt = report.accepted.epoch > rollout.since.epoch
+                || (report.accepted.epoch == self.version.epoch && report.accepted.generation >= rollout.attempt);
+            if rollout.revision == revision && rollout.mode == Mode::Run && has_seen_attempt {
+                // The only refusals are of apps and revisions that do not exist.
+                let halted = self.set_mode(&app, Some(revision), Mode::Halt, "halted", &because);
+                debug_assert!(halted.is_ok());
+            }
+        }
+    }
+}
+
+fn is_over(permit: &PermitRecord, slot: Option<&SlotReport>, report: &Report) -> bool {
+    let is_done = slot.and_then(|slot| slot.done.as_ref()).is_some_and(|done| done.nonce == permit.nonce);
+    let is_acting = slot.is_some_and(|slot| slot.phase.is_acting());
+    let is_newer_life = report.incarnation.counter > permit.nonce.incarnation.counter;
+    let has_expired =
+        report.incarnation == permit.nonce.incarnation && report.clock >= permit.nonce.at.after(PERMIT_LIFETIME);
+    // Slots under action come first in a report, so one that is left out is not acting.
+    !is_acting && (is_done || is_newer_life || has_expired)
+}
+
+fn says_the_same(a: &Report, b: &Report) -> bool {
+    a.apps == b.apps && a.slots == b.slots && a.incarnation == b.incarnation
+}
+
+/// Returns what is worth a line in the record.
+fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Record> {
+    let old: BTreeMap<&SlotId, &SlotReport> =
+        before.iter().flat_map(|report| &report.slots).map(|slot| (&slot.slot, slot)).collect();
+    let mut records = Vec::new();
+    for slot in &after.slots {
+        let last = old.get(&slot.slot);
+        if let Some(done) = &slot.done
+            && last.is_none_or(|last| last.done.as_ref() != Some(done))
+            && (before.is_some() || slot.phase == Phase::Failed)
+        {
+            let (app, revision) = first_app(&done.purpose);
+            let word = result_word(done.result);
+            records.push(slot_event(host, &slot.slot, app, revision, word, &done.because));
+        }
+        if last.is_none_or(|last| last.phase != slot.phase) && slot.phase.is_acting() {
+            let (app, revision) = after
+                .apps
+                .iter()
+                .find(|(name, _)| slot.apps.contains_key(*name))
+                .map_or((None, None), |(name, app)| (Some(name.clone()), Some(app.revision)));
+            records.push(slot_event(host, &slot.slot, app, revision, phase_word(slot.phase), &slot.because));
+        }
+    }
+    for (name, app) in &after.apps {
+        let last = before.and_then(|report| report.apps.get(name));
+        let was_converged = last.is_some_and(|last| last.converged && last.revision == app.revision);
+        if app.converged != was_converged && (app.converged || last.is_some_and(|last| last.revision == app.revision)) {
+            let what = if app.converged { "host converged" } else { "host reopened" };
+            let Record::Event(mut record) = event(what, name, app.revision, app.waiting.as_deref().unwrap_or(""))
+            else {
+                continue;
+            };
+            record.host = Some(host.clone());
+            records.push(Record::Event(record));
+        }
+        let purged = app.purged_files.saturating_sub(last.map_or(0, |last| last.purged_files));
+        if purged > 0 && last.is_some_and(|last| last.revision == app.revision) {
+            let because = format!("{purged} stale bytecode file(s) removed");
+            let Record::Event(mut record) = event("purged", name, app.revision, &because) else { continue };
+            record.host = Some(host.clone());
+            records.push(Record::Event(record));
+        }
+    }
+    records
+}
+
+fn slot_event(
+    host: &HostName,
+    slot: &SlotId,
+    app: Option<AppName>,
+    revision: Option<Revision>,
+    what: &str,
+    because: &str,
+) -> Record {
+    Record::Event(Event {
+        app,
+        revision,
+        host: Some(host.clone()),
+        slot: Some(slot.clone()),
+        what: what.to_owned(),
+        because: because.to_owned(),
+    })
+}
+
+fn result_word(result: DoneResult) -> &'static str {
+    match result {
+        DoneResult::Restarted => "restarted",
+        DoneResult::Drained => "drained",
+        DoneResult::Undrained => "undrained",
+        DoneResult::Cancelled => "cancelled",
+        DoneResult::Refused => "refused",
+        DoneResult::Failed => "failed",
+        DoneResult::Unproven => "unproven",
+    }
+}
+
+fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Up => "up",
+        Phase::Asking => "asking",
+        Phase::Preflight => "checking",
+        Phase::Draining => "draining",
+        Phase::Starting => "starting",
+        Phase::Surviving => "back, watching",
+        Phase::Verifying => "verifying",
+        Phase::Drained => "drained",
+        Phase::Failed => "failed",
+        Phase::Down => "down",
+        Phase::Gone => "gone",
+    }
+}

@@ -1,0 +1,383 @@
+//! How far a rollout has come, as plain data. Computed from the last reports each time it is asked for.
+
+use super::{Coordinator, DrainRecord, Event, Host, PermitRecord, RolloutRecord};
+use crate::ids::{AppName, DrainId, HostName, Revision, SlotId, UnitId, Version};
+use crate::message::{AppReport, Done, Mode, Phase, SlotReport};
+use crate::time::Moment;
+use crate::verdict::Verdict;
+use serde::{Deserialize, Serialize};
+
+/// How a rollout stands or ended. Each but the first two ends a waiting command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome", content = "because")]
+pub enum Outcome {
+    /// Still going on; the text says what is waited for.
+    InProgress(String),
+    /// Paused by an operator.
+    Paused(String),
+    /// Every expected host has converged, and no tracked worker is stale or unknown.
+    Converged,
+    /// Nothing more will happen by itself, and not everything is proven.
+    Incomplete(String),
+    /// Nothing more will happen by itself, and something is proven stale.
+    Failed(String),
+    /// Halted by policy.
+    Halted(String),
+    /// A newer revision took its place.
+    Superseded,
+    /// Ended by an operator.
+    Aborted,
+}
+
+/// Units by what came of them, over all hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Proven fresh: restarted and untouched ones.
+    pub converged: u32,
+    /// Of these, restarted for this revision.
+    pub restarted: u32,
+    /// Of these, left alone.
+    pub untouched: u32,
+    /// Failed.
+    pub failed: u32,
+    /// Waiting: for source, for a permit, under action.
+    pub waiting: u32,
+    /// Stale, and cannot be restarted.
+    pub blocked: u32,
+    /// Ended, and nothing brings them back.
+    pub gone: u32,
+    /// Not proven either way.
+    pub unknown: u32,
+}
+
+/// One unit as it was last reported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitStatus {
+    /// The host.
+    pub host: HostName,
+    /// The slot.
+    pub slot: SlotId,
+    /// The life of the unit in it.
+    pub unit: Option<UnitId>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The verdict for this app, where something is up.
+    pub verdict: Option<Verdict>,
+    /// What it rests on, or what it waits for.
+    pub because: String,
+    /// The last action that ended.
+    pub done: Option<Done>,
+}
+
+/// One host as it was last heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host.
+    pub host: HostName,
+    /// Milliseconds since its last report; `None` where there was none in this reign.
+    pub heard_ms_ago: Option<u64>,
+    /// No report for so long that it counts as silent.
+    pub silent: bool,
+    /// Two agents answer to its name.
+    pub doubled: bool,
+    /// How far the app has come there, where it was reported.
+    pub app: Option<AppReport>,
+    /// The highest desired state it has accepted.
+    pub accepted: Option<Version>,
+}
+
+/// How far one schema version has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// The app.
+    pub app: AppName,
+    /// What is kept of it.
+    pub record: RolloutRecord,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// Units over all hosts.
+    pub units: Counts,
+    /// Files removed for it.
+    pub purged_files: u32,
+    /// Enums and bindings outside verdicts.
+    pub untracked: u32,
+    /// Bystanders that hold the app.
+    pub bystanders: u32,
+    /// The hosts that are expected.
+    pub hosts: Vec<HostStatus>,
+    /// Units that are not fresh or were acted on.
+    pub detail: Vec<UnitStatus>,
+    /// Units left out of reports for want of room.
+    pub omitted: u32,
+}
+
+/// One drain as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Its name.
+    pub id: DrainId,
+    /// What was asked for.
+    pub record: DrainRecord,
+    /// Where the slot stands, where its host has reported it.
+    pub phase: Option<Phase>,
+    /// What that rests on.
+    pub because: String,
+    /// The last action that ended on the slot.
+    pub done: Option<Done>,
+    /// Whether a permit for it is outstanding.
+    pub permitted: bool,
+}
+
+impl Coordinator {
+    /// Returns all apps with their current revisions.
+    pub fn apps(&self) -> impl Iterator<Item = (&AppName, Revision)> {
+        self.rollouts.iter().filter_map(|(app, revisions)| Some((app, *revisions.last_key_value()?.0)))
+    }
+
+    /// Returns all revisions of an app, as they are kept.
+    pub fn rollouts(&self, app: &AppName) -> impl Iterator<Item = &RolloutRecord> {
+        self.rollouts.get(app).into_iter().flat_map(|revisions| revisions.values())
+    }
+
+    /// Returns how far a revision has come; `None` where there is no such revision.
+    pub fn status(&self, app: &AppName, revision: Revision, now: Moment) -> Option<RolloutStatus> {
+        let record = self.rollouts.get(app)?.get(&revision)?.clone();
+        let mut status = RolloutStatus {
+            app: app.clone(),
+            record,
+            outcome: Outcome::Superseded,
+            units: Counts::default(),
+            purged_files: 0,
+            untracked: 0,
+            bystanders: 0,
+            hosts: Vec::new(),
+            detail: Vec::new(),
+            omitted: 0,
+        };
+        for (name, host) in self.expected() {
+            let of_app = |report: &crate::message::Report| {
+                report.apps.get(app).filter(|of_app| of_app.revision == revision).cloned()
+            };
+            let app_report = host.and_then(|host| host.report.as_ref()).and_then(of_app);
+            if let Some(report) = &app_report {
+                status.add(report);
+            }
+            if let Some(report) = host.and_then(|host| host.report.as_ref()) {
+                status.omitted = status.omitted.saturating_add(report.omitted);
+                let of_app = report.slots.iter().filter(|slot| belongs(slot, app, revision));
+                status.detail.extend(of_app.map(|slot| unit_status(name, slot, app)));
+            }
+            status.hosts.push(HostStatus {
+                host: name.clone(),
+                heard_ms_ago: host
+                    .and_then(|host| host.heard_at)
+                    .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+                silent: self.is_silent(host, now),
+                doubled: host.is_some_and(|host| host.doubled),
+                app: app_report,
+                accepted: host.and_then(|host| host.report.as_ref()).map(|report| report.accepted),
+            });
+        }
+        status.outcome = self.outcome(&status, now);
+        Some(status)
+    }
+
+    /// Returns the hosts that are expected: configured ones, and heard ones that have not left.
+    fn expected(&self) -> impl Iterator<Item = (&HostName, Option<&Host>)> {
+        let configured = self.policy.expected_hosts.iter().filter(|name| !self.hosts.contains_key(*name));
+        let heard = self.hosts.iter().filter(|(_, host)| !host.record.left && !host.forgotten);
+        heard.map(|(name, host)| (name, Some(host))).chain(configured.map(|name| (name, None)))
+    }
+
+    fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
+        let since = host.and_then(|host| host.heard_at).unwrap_or(self.started_at);
+        now.since(since) >= self.policy.silent_after
+    }
+
+    fn outcome(&self, status: &RolloutStatus, now: Moment) -> Outcome {
+        let current = self.rollouts.get(&status.app).and_then(|revisions| revisions.last_key_value());
+        if current.is_some_and(|(revision, _)| *revision != status.record.revision) {
+            return Outcome::Superseded;
+        }
+        let because = status.record.mode_because.clone();
+        match status.record.mode {
+            Mode::Abort => return Outcome::Aborted,
+            Mode::Halt if !self.is_anything_under_way(status) => return Outcome::Halted(because),
+            Mode::Halt => return Outcome::InProgress(format!("halted, finishing what was begun: {because}")),
+            Mode::Pause => return Outcome::Paused(because),
+            Mode::Run => {}
+        }
+        self.progress(status, now)
+    }
+
+    fn progress(&self, status: &RolloutStatus, now: Moment) -> Outcome {
+        let terms = &status.record.terms;
+        let enough = terms.expect_hosts.is_some_and(|wanted| heard_hosts(status) >= wanted);
+        let knows_fleet = self.knew_hosts || !self.policy.expected_hosts.is_empty() || enough;
+        if !knows_fleet && now.since(self.started_at) < self.policy.first_wait {
+            return Outcome::InProgress("waiting for hosts to report".into());
+        }
+        let mut silent = Vec::new();
+        let mut open = Vec::new();
+        let mut unproven = Vec::new();
+        for host in &status.hosts {
+            if host.doubled {
+                unproven.push(format!("two agents answer to the name {}", host.host));
+            } else if host.silent {
+                silent.push(host.host.to_string());
+            } else if let Some(why) = self.what_is_open(host, status, now) {
+                open.push(format!("{}: {why}", host.host));
+            }
+        }
+        if !open.is_empty() {
+            return Outcome::InProgress(join(&open));
+        }
+        let units = &status.units;
+        if units.failed > 0 || units.blocked > 0 {
+            return Outcome::Failed(format!("{} unit(s) failed, {} cannot be restarted", units.failed, units.blocked));
+        }
+        if !silent.is_empty() && !terms.ignore_silent {
+            unproven.push(format!("silent: {}", silent.join(", ")));
+        }
+        if terms.expect_hosts.is_some_and(|wanted| heard_hosts(status) < wanted) {
+            unproven.push(format!("{} host(s) have reported", heard_hosts(status)));
+        }
+        if units.unknown > 0 {
+            unproven.push(format!("{} unit(s) cannot be judged", units.unknown));
+        }
+        if units.converged == 0 && !terms.allow_empty {
+            unproven.push("no worker holds this app: nothing is proven".into());
+        }
+        let bystanders: u32 =
+            status.hosts.iter().filter_map(|host| host.app.as_ref()).map(|app| app.bystanders_not_fresh).sum();
+        if terms.strict && bystanders > 0 {
+            return Outcome::Failed(format!("{bystanders} process(es) on a terminal are not fresh"));
+        }
+        if unproven.is_empty() { Outcome::Converged } else { Outcome::Incomplete(join(&unproven)) }
+    }
+
+    /// Returns what a host still does or waits for; `None` where nothing more will happen there by itself.
+    fn what_is_open(&self, host: &HostStatus, status: &RolloutStatus, now: Moment) -> Option<String> {
+        let Some(app) = &host.app else { return Some("has not reported on this revision yet".into()) };
+        if host.accepted.is_none_or(|accepted| accepted.generation < status.record.attempt) {
+            return Some("has not taken in the announcement yet".into());
+        }
+        if app.converged {
+            return None;
+        }
+        let units = &app.units;
+        if units.acting > 0 || units.stale > 0 {
+            return Some(format!("{} unit(s) under action, {} waiting for their turn", units.acting, units.stale));
+        }
+        if units.waiting > 0 {
+            let source = app.source.as_ref().map_or(String::new(), |source| format!(" (its source is {source})"));
+            return Some(format!("{} unit(s) waiting for source{source}", units.waiting));
+        }
+        let still = self.hosts.get(&host.host).and_then(|host| host.still_since);
+        let has_settled = still.is_some_and(|since| now.since(since) >= self.policy.settle_wait);
+        if units.failed + units.blocked > 0 || (units.unknown > 0 && has_settled) {
+            return None;
+        }
+        Some(app.waiting.clone().unwrap_or_else(|| "looking again".to_owned()))
+    }
+
+    fn is_anything_under_way(&self, status: &RolloutStatus) -> bool {
+        let acting = status.detail.iter().any(|unit| unit.phase.is_acting());
+        acting || self.permits.values().any(|permit| is_for(permit, &status.app))
+    }
+
+    /// Returns all drains as they stand.
+    pub fn drains(&self) -> Vec<DrainStatus> {
+        self.drains
+            .iter()
+            .map(|(id, record)| {
+                let slot = self
+                    .hosts
+                    .get(&record.host)
+                    .and_then(|host| host.report.as_ref())
+                    .and_then(|report| report.slots.iter().find(|slot| slot.slot == record.slot));
+                DrainStatus {
+                    id: id.clone(),
+                    record: record.clone(),
+                    phase: slot.map(|slot| slot.phase),
+                    because: slot.map_or_else(String::new, |slot| slot.because.clone()),
+                    done: slot.and_then(|slot| slot.done.clone()),
+                    permitted: self.permits.contains_key(&(record.host.clone(), record.slot.clone())),
+                }
+            })
+            .collect()
+    }
+
+    /// Returns the last report of every host, for selectors and `why`.
+    pub fn reports(&self) -> impl Iterator<Item = &crate::message::Report> {
+        self.hosts.values().filter_map(|host| host.report.as_ref())
+    }
+
+    /// Returns the outstanding permits.
+    pub fn permits(&self) -> impl Iterator<Item = (&HostName, &SlotId, &PermitRecord)> {
+        self.permits.iter().map(|((host, slot), permit)| (host, slot, permit))
+    }
+
+    /// Tells whether grants wait for an operator to say how many hosts there are.
+    pub fn has_lost_hosts(&self) -> bool {
+        self.lost_hosts && self.stated_hosts.is_none()
+    }
+}
+
+impl RolloutStatus {
+    fn add(&mut self, report: &AppReport) {
+        let units = &report.units;
+        self.units.converged += units.fresh;
+        self.units.restarted += units.restarted;
+        self.units.untouched += units.fresh.saturating_sub(units.restarted);
+        self.units.failed += units.failed;
+        self.units.waiting += units.waiting + units.stale + units.acting;
+        self.units.blocked += units.blocked;
+        self.units.gone += units.gone;
+        self.units.unknown += units.unknown;
+        self.purged_files = self.purged_files.saturating_add(report.purged_files);
+        self.untracked = self.untracked.saturating_add(report.untracked);
+        self.bystanders = self.bystanders.saturating_add(report.bystanders);
+    }
+}
+
+impl Event {
+    /// Tells whether the event belongs to this revision of this app.
+    pub fn is_of(&self, app: &AppName, revision: Revision) -> bool {
+        self.app.as_ref() == Some(app) && self.revision == Some(revision)
+    }
+}
+
+fn heard_hosts(status: &RolloutStatus) -> u32 {
+    let heard = status.hosts.iter().filter(|host| host.heard_ms_ago.is_some() && !host.silent).count();
+    u32::try_from(heard).unwrap_or(u32::MAX)
+}
+
+fn belongs(slot: &SlotReport, app: &AppName, revision: Revision) -> bool {
+    let acted = slot.done.as_ref().is_some_and(
+        |done| matches!(&done.purpose, crate::message::Purpose::Restart(apps) if apps.get(app) == Some(&revision)),
+    );
+    acted || slot.apps.contains_key(app)
+}
+
+fn unit_status(host: &HostName, slot: &SlotReport, app: &AppName) -> UnitStatus {
+    UnitStatus {
+        host: host.clone(),
+        slot: slot.slot.clone(),
+        unit: slot.unit.clone(),
+        phase: slot.phase,
+        verdict: slot.apps.get(app).map(|judged| judged.verdict),
+        because: slot.because.clone(),
+        done: slot.done.clone(),
+    }
+}
+
+fn is_for(permit: &PermitRecord, app: &AppName) -> bool {
+    matches!(&permit.purpose, crate::message::Purpose::Restart(apps) if apps.contains_key(app))
+}
+
+fn join(parts: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let text = parts.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if parts.len() > SHOWN { format!("{text}; and {} more", parts.len() - SHOWN) } else { text }
+}

@@ -1,0 +1,115 @@
+//! One app on one host: when its files were first right, what is to be purged, when to look again.
+
+use super::input::{AppView, PurgeResult, Scan};
+use crate::ids::Revision;
+use crate::time::Moment;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// When bytecode is looked at again after files became right or were purged, besides the second look of
+/// the policy: a process that had read the old source can still write it back.
+const EARLY_LOOK: Duration = Duration::from_secs(2);
+const LATE_LOOK: Duration = Duration::from_mins(1);
+
+/// Most refused files that are remembered.
+const REFUSED_MAX: usize = 1_000;
+
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) revision: Revision,
+    pub(super) view: AppView,
+    /// When a look first found all files right, without a contradiction since.
+    right_since: Option<Moment>,
+    /// A full scan, begun late enough after that, has been seen.
+    looked_twice: bool,
+    looks: BTreeSet<Moment>,
+    purging: bool,
+    pub(super) purged_files: u32,
+    pub(super) refused: BTreeMap<String, String>,
+}
+
+impl App {
+    pub(super) fn new(revision: Revision) -> Self {
+        Self {
+            revision,
+            view: AppView::default(),
+            right_since: None,
+            looked_twice: false,
+            looks: BTreeSet::new(),
+            purging: false,
+            purged_files: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn see(&mut self, view: &AppView, scan: &Scan, second_look: Duration, now: Moment) {
+        if view.revision != self.revision {
+            return;
+        }
+        self.view = view.clone();
+        if !view.files_right || view.waiting.is_some() {
+            self.right_since = None;
+            self.looked_twice = false;
+            return;
+        }
+        if !scan.full {
+            return;
+        }
+        match self.right_since {
+            None => {
+                self.right_since = Some(now);
+                self.schedule_looks(second_look, now);
+            }
+            Some(since) if scan.begun_at >= since.after(second_look) => self.looked_twice = true,
+            Some(_) => {}
+        }
+    }
+
+    fn schedule_looks(&mut self, second_look: Duration, now: Moment) {
+        self.looks.extend([EARLY_LOOK, second_look, LATE_LOOK].map(|span| now.after(span)));
+    }
+
+    pub(super) fn is_proven_right(&self) -> bool {
+        self.right_since.is_some() && self.looked_twice && !self.purging
+    }
+
+    pub(super) fn next_purge(&mut self) -> Option<BTreeSet<String>> {
+        if self.purging {
+            return None;
+        }
+        let files: BTreeSet<_> =
+            self.view.stale_files.iter().filter(|file| !self.refused.contains_key(*file)).cloned().collect();
+        if files.is_empty() {
+            return None;
+        }
+        self.purging = true;
+        Some(files)
+    }
+
+    pub(super) fn purged(&mut self, result: &PurgeResult, now: Moment) {
+        self.purging = false;
+        self.purged_files = self.purged_files.saturating_add(u32::try_from(result.removed.len()).unwrap_or(u32::MAX));
+        for file in &result.removed {
+            self.view.stale_files.remove(file);
+        }
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.extend(result.refused.clone());
+        }
+        self.looks.extend([EARLY_LOOK, LATE_LOOK].map(|span| now.after(span)));
+    }
+
+    pub(super) fn look_is_due(&mut self, now: Moment) -> bool {
+        let later = self.looks.split_off(&Moment(now.0.saturating_add(1)));
+        let due = !self.looks.is_empty();
+        self.looks = later;
+        if due {
+            // A refused file may be removable now; the look says whether it is still there.
+            self.refused.clear();
+        }
+        due
+    }
+
+    pub(super) fn look_at(&self) -> Option<Moment> {
+        self.looks.first().copied()
+    }
+}

@@ -1,0 +1,233 @@
+//! What the host says about itself: a summary always, detail as far as there is room.
+
+use super::slot::Slot;
+use super::{Action, Host};
+use crate::ids::{AppName, PoolName, Revision};
+use crate::message::{
+    AppReport, DoneResult, Phase, PoolReport, Purpose, Report, SlotJudgement, SlotReport, UnitCounts,
+};
+use crate::time::Moment;
+use crate::verdict::{Cure, Verdict};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Most bytes of JSON that the slots of one report may take.
+const DETAIL_MAX_BYTES: usize = 32 * 1024;
+
+/// Room kept for commas and brackets around each slot.
+const SLOT_OVERHEAD_BYTES: usize = 2;
+
+impl Host {
+    /// Returns when the next report is due, at the latest.
+    pub(super) fn report_due(&self) -> Moment {
+        self.report_at
+    }
+
+    /// Sends a report where one is due or something has changed.
+    pub(super) fn collect_report(&mut self, now: Moment) {
+        let draft = self.draft(now);
+        let has_changed = self.reported.as_ref().is_none_or(|last| !same_content(last, &draft));
+        if has_changed && now < self.report_at {
+            let earliest = self.reported_at.map_or(now, |at| at.after(self.policy.change_interval));
+            self.report_at = self.report_at.min(earliest);
+        }
+        if now < self.report_at {
+            return;
+        }
+        self.sequence = self.sequence.saturating_add(1);
+        let report = Report { sequence: self.sequence, ..draft };
+        self.refused = None;
+        self.reported = Some(report.clone());
+        self.reported_at = Some(now);
+        let interval = self.policy.report_interval;
+        let sixth = interval / 6;
+        let pause = interval.saturating_sub(sixth) + self.random_part(sixth * 2);
+        self.report_at = now.after(pause.max(Duration::from_millis(1)));
+        self.actions.push_back(Action::Report(report));
+    }
+
+    fn draft(&self, now: Moment) -> Report {
+        let (slots, omitted) = self.slot_reports();
+        Report {
+            host: self.name.clone(),
+            incarnation: self.incarnation,
+            sequence: 0,
+            clock: now,
+            accepted: self.desired.version(),
+            refused: self.refused,
+            unsupported: self.unsupported.clone(),
+            leaving: self.leaving,
+            apps: self.apps.keys().map(|name| (name.clone(), self.app_report(name))).collect(),
+            pools: self.pool_reports(),
+            slots,
+            omitted,
+        }
+    }
+
+    fn app_report(&self, name: &AppName) -> AppReport {
+        let Some(app) = self.apps.get(name) else { return AppReport::default() };
+        let mut units = UnitCounts::default();
+        let mut all_settled = true;
+        for slot in self.slots.values() {
+            if let Some(settled) = count(slot, name, app.revision, &mut units) {
+                all_settled &= settled;
+            }
+        }
+        let waiting = if self.unsupported.is_some() {
+            Some("the desired state needs a newer agent".to_owned())
+        } else if !self.scanned || app.view.revision != app.revision {
+            Some("not looked yet".to_owned())
+        } else if let Some(why) = &app.view.waiting {
+            Some(why.clone())
+        } else if !app.view.stale_files.is_empty() {
+            Some(app.refused.values().next().map_or_else(
+                || "removing stale bytecode".to_owned(),
+                |why| format!("stale bytecode could not be removed: {why}"),
+            ))
+        } else if app.view.files_right && !app.is_proven_right() {
+            Some("looking again at bytecode".to_owned())
+        } else {
+            None
+        };
+        AppReport {
+            revision: app.revision,
+            converged: waiting.is_none() && all_settled && app.is_proven_right(),
+            waiting,
+            source: app.view.source.clone(),
+            units,
+            untracked: app.view.untracked,
+            bystanders: app.view.bystanders,
+            bystanders_not_fresh: app.view.bystanders_not_fresh,
+            purged_files: app.purged_files,
+        }
+    }
+
+    fn pool_reports(&self) -> BTreeMap<PoolName, PoolReport> {
+        let mut pools: BTreeMap<PoolName, PoolReport> = BTreeMap::new();
+        for slot in self.slots.values() {
+            let is_bystander = slot.view.as_ref().is_some_and(|view| view.bystander);
+            let (phase, _) = slot.phase(false);
+            if is_bystander || phase == Phase::Gone {
+                continue;
+            }
+            for name in &slot.record.pools {
+                let pool = pools.entry(name.clone()).or_default();
+                pool.total = pool.total.saturating_add(1);
+                pool.unavailable = pool.unavailable.saturating_add(u32::from(slot.is_unavailable()));
+            }
+        }
+        pools
+    }
+
+    fn slot_reports(&self) -> (Vec<SlotReport>, u32) {
+        let mut reports: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| !slot.record.apps.is_empty() || slot.action.is_some() || slot.record.drained.is_some())
+            .map(|(id, slot)| {
+                let (phase, because) = slot.phase(self.wants.contains_key(id));
+                let view = slot.view.as_ref();
+                SlotReport {
+                    slot: id.clone(),
+                    unit: view.map(|view| view.unit.clone()),
+                    identity: view.map(|view| view.root),
+                    pools: slot.record.pools.clone(),
+                    apps: view.map_or_else(BTreeMap::new, |view| {
+                        view.apps
+                            .iter()
+                            .map(|(name, app)| (name.clone(), SlotJudgement { verdict: app.verdict, cure: app.cure }))
+                            .collect()
+                    }),
+                    phase,
+                    because,
+                    done: slot.record.done.clone(),
+                }
+            })
+            .collect();
+        reports.sort_by_key(|report| (importance(report), report.slot.clone()));
+        let mut room = DETAIL_MAX_BYTES;
+        let total = reports.len();
+        let mut kept = Vec::new();
+        for report in reports {
+            let size = serde_json::to_vec(&report).map_or(usize::MAX, |json| json.len() + SLOT_OVERHEAD_BYTES);
+            if size > room {
+                break;
+            }
+            room -= size;
+            kept.push(report);
+        }
+        let omitted = u32::try_from(total - kept.len()).unwrap_or(u32::MAX);
+        (kept, omitted)
+    }
+}
+
+/// Lower comes first: what uses budget, then what is not fresh, then what has changed.
+fn importance(report: &SlotReport) -> u8 {
+    let worst = report.apps.values().map(|app| app.verdict).max();
+    match (report.phase, worst) {
+        (phase, _) if phase.is_acting() => 0,
+        (Phase::Drained | Phase::Failed | Phase::Down, _) => 1,
+        (_, Some(Verdict::Stale)) => 2,
+        (_, Some(Verdict::Unknown)) => 3,
+        (Phase::Gone, _) => 4,
+        _ if report.done.is_some() => 5,
+        _ => 6,
+    }
+}
+
+fn same_content(a: &Report, b: &Report) -> bool {
+    let plain = |report: &Report| Report { sequence: 0, clock: Moment(0), refused: None, ..report.clone() };
+    a.refused == b.refused && plain(a) == plain(b)
+}
+
+/// Counts one slot for one app. Returns whether it is settled; `None` where it does not belong to the app.
+fn count(slot: &Slot, name: &AppName, revision: Revision, units: &mut UnitCounts) -> Option<bool> {
+    if !slot.record.apps.contains_key(name) {
+        return None;
+    }
+    if slot.view.as_ref().is_some_and(|view| view.bystander) {
+        return None;
+    }
+    let (phase, _) = slot.phase(false);
+    match phase {
+        Phase::Gone => units.gone += 1,
+        Phase::Failed => units.failed += 1,
+        Phase::Drained | Phase::Down => units.acting += 1,
+        phase if phase.is_acting() => units.acting += 1,
+        _ => {}
+    }
+    if phase == Phase::Failed || phase.is_acting() {
+        return Some(false);
+    }
+    if phase == Phase::Up && slot.is_outdated() {
+        units.acting += 1;
+        return Some(false);
+    }
+    let Some(judged) = slot.view.as_ref().and_then(|view| view.apps.get(name)) else {
+        return Some(true);
+    };
+    if judged.revision != revision {
+        units.unknown += 1;
+        return Some(false);
+    }
+    match (judged.verdict, judged.cure) {
+        (Verdict::Fresh | Verdict::Untracked, _) => {
+            units.fresh += 1;
+            units.restarted += u32::from(was_restarted(slot, name, revision));
+            return Some(judged.cure == Cure::None);
+        }
+        (Verdict::Unknown, _) => units.unknown += 1,
+        (Verdict::Stale, Cure::WaitForSource) => units.waiting += 1,
+        (Verdict::Stale, Cure::Deploy) => units.blocked += 1,
+        (Verdict::Stale, _) if slot.refusal().is_some() => units.blocked += 1,
+        (Verdict::Stale, _) => units.stale += 1,
+    }
+    Some(false)
+}
+
+fn was_restarted(slot: &Slot, name: &AppName, revision: Revision) -> bool {
+    slot.record.done.as_ref().is_some_and(|done| {
+        done.result == DoneResult::Restarted
+            && matches!(&done.purpose, Purpose::Restart(apps) if apps.get(name) == Some(&revision))
+    })
+}
