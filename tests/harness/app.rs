@@ -1,6 +1,6 @@
 //! A private directory, and an app in it whose source a test edits.
 
-use crate::harness::process::clean;
+use crate::harness::process::command as plain_command;
 use crate::harness::python::tests_dir;
 use crate::harness::wait::eventually;
 use std::fs::{self, File, Permissions};
@@ -82,8 +82,8 @@ impl App {
 
     /// A command that runs in the directory of the code with that environment.
     pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        clean(&mut command).current_dir(&self.code).env("PWD", &self.code).envs(self.environment());
+        let mut command = plain_command(program);
+        command.current_dir(&self.code).env("PWD", &self.code).envs(self.environment());
         command
     }
 

@@ -6,6 +6,7 @@
 use crate::harness::wait::{eventually, eventually_some};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ impl Running {
     pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("log file");
         let errors = output.try_clone().expect("log file");
-        let child = clean(command)
+        let child = command
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
@@ -67,22 +68,15 @@ impl Running {
     }
 }
 
-/// Removes from a command's environment what would change how Python or the program under test behaves.
-pub(crate) fn clean(command: &mut Command) -> &mut Command {
-    for name in [
-        "DATABASE_URL",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONHOME",
-        "PYTHONOPTIMIZE",
-        "PYTHONPATH",
-        "PYTHONPYCACHEPREFIX",
-        "UNSTALE_APP",
-        "UNSTALE_CONFIG",
-        "UNSTALE_COORDINATOR",
-        "UNSTALE_SOCKET",
-        "UNSTALE_STATE_DIR",
-    ] {
-        command.env_remove(name);
+/// A command without what in the tests' own environment would change how Python or the program under test behaves.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["PYTHON", "UNSTALE_", "SUPERVISOR_"].iter().any(|prefix| text.starts_with(prefix)) || text == "DATABASE_URL"
+        {
+            command.env_remove(&name);
+        }
     }
     command
 }

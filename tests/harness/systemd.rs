@@ -1,7 +1,7 @@
 //! A real systemd in namespaces of its own, as pid 1 or as a user's instance. Needs root.
 
 use crate::harness::app::{App, Place};
-use crate::harness::process::{Running, children};
+use crate::harness::process::{Running, children, command as plain_command};
 use crate::harness::python::{interpreters, run, tests_dir};
 use crate::harness::unstale::program;
 use crate::harness::wait::{eventually, eventually_some};
@@ -56,7 +56,7 @@ impl Systemd {
 
     /// A command inside: with its mounts, and with its pids where it is pid 1.
     pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = plain_command("nsenter");
         command.arg("--target").arg(self.manager.to_string()).arg("--mount");
         if self.instance == Instance::System {
             command.args(["--pid", "--cgroup", "--uts", "--ipc", "--root", "--wd=/"]);

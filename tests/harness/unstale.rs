@@ -1,7 +1,7 @@
 //! The program itself: run once, or kept running as `unstale up`.
 
 use crate::harness::app::Place;
-use crate::harness::process::{Running, clean};
+use crate::harness::process::{Running, command as plain_command};
 use crate::harness::wait::eventually;
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -47,8 +47,8 @@ impl Answer {
 
 /// The program's command, with nothing of the caller's environment that could change what it does.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
-    clean(&mut command).env("NO_COLOR", "1").stdin(Stdio::null());
+    let mut command = plain_command(env!("CARGO_BIN_EXE_unstale"));
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 

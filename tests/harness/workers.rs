@@ -1,7 +1,7 @@
 //! Real workers: Celery and gunicorn, alone or under supervisord, and a Redis server for them.
 
 use crate::harness::app::{App, Place};
-use crate::harness::process::{Running, children};
+use crate::harness::process::{Running, children, command as plain_command};
 use crate::harness::wait::{eventually, eventually_some};
 use std::fmt::Write as _;
 use std::fs;
@@ -138,7 +138,7 @@ impl Supervisord {
             .expect("text");
         }
         fs::write(dir.join("supervisord.conf"), text).expect("its configuration");
-        let mut command = Command::new(venv.join("bin/supervisord"));
+        let mut command = plain_command(venv.join("bin/supervisord"));
         command.arg("-c").arg(dir.join("supervisord.conf")).current_dir(&dir);
         let process = Running::start(&mut command, &place.join("supervisord.out"));
         let this = Self { process, dir, venv: venv.to_owned() };
