@@ -1,6 +1,6 @@
 //! A private directory, and an app in it whose source a test edits.
 
-use crate::harness::process::command as plain_command;
+use crate::harness::process::{all, command as plain_command, kill_tree};
 use crate::harness::python::tests_dir;
 use crate::harness::wait::eventually;
 use std::fs::{self, File, Permissions};
@@ -39,6 +39,18 @@ impl Place {
         let path = self.join(name);
         fs::create_dir_all(&path).expect("a directory");
         path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Whatever was started on its behalf by somebody else, such as a configured start command.
+        let path = self.path();
+        for pid in all() {
+            if fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&path)) {
+                kill_tree(pid);
+            }
+        }
     }
 }
 

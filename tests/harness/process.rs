@@ -176,7 +176,8 @@ pub(crate) fn forced_switches(pid: u32) -> u64 {
     line.rsplit(char::is_whitespace).next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-fn all() -> Vec<u32> {
+/// Every process, lowest number first.
+pub(crate) fn all() -> Vec<u32> {
     let mut pids: Vec<u32> = fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -5,8 +5,12 @@ use crate::harness::process::{Running, command as plain_command};
 use crate::harness::wait::eventually;
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// A configuration that lets tests end soon: a look twice a second, a short survival window.
+pub(crate) const QUICK: &str = "[agent]\nscan_interval = \"500ms\"\nsurvival_window = \"2s\"\n";
 
 /// What a run of the program gave.
 #[derive(Clone, Debug)]
@@ -120,15 +124,17 @@ pub(crate) struct Up {
 impl Up {
     /// Starts it with its state, socket and log in `place`, looking only at workers below it, and waits until it answers.
     pub(crate) fn start(place: &Place) -> Self {
-        Self::start_with(place, &[])
+        Self::start_with(place, QUICK)
     }
 
-    /// The same with further arguments.
-    pub(crate) fn start_with(place: &Place, arguments: &[&str]) -> Self {
+    /// The same with another configuration file.
+    pub(crate) fn start_with(place: &Place, configuration: &str) -> Self {
+        let config = place.join("unstale.toml");
+        fs::write(&config, configuration).expect("a configuration file");
         let (socket, state) = (place.join("up.sock"), place.join("state"));
         let mut command = program();
         command.arg("up").arg("--state-dir").arg(&state).arg("--socket").arg(&socket);
-        command.arg("--root").arg(place.path()).args(arguments);
+        command.arg("--root").arg(place.path()).arg("--config").arg(&config);
         let process = Running::start(&mut command, &place.join("up.log"));
         let up = Self { process, socket, state };
         eventually("unstale up answers", 20, || (up.run(["status"]), up.process.log()), |(answer, _)| answer.code != 2);

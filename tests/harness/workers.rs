@@ -112,6 +112,11 @@ pub(crate) struct Supervisord {
 impl Supervisord {
     /// Starts it with these programs, and waits until each has a process.
     pub(crate) fn start(place: &Place, venv: &Path, programs: &[Program]) -> Self {
+        Self::start_group(place, venv, None, programs)
+    }
+
+    /// The same with all programs in one group, whose name stands before theirs: `shop:first`.
+    pub(crate) fn start_group(place: &Place, venv: &Path, group: Option<&str>, programs: &[Program]) -> Self {
         let dir = place.folder("supervisord");
         let mut text = format!(
             "[unix_http_server]\nfile={dir}/sock\n\n\
@@ -137,13 +142,18 @@ impl Supervisord {
             )
             .expect("text");
         }
+        if let Some(group) = group {
+            let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
+            write!(text, "\n[group:{group}]\nprograms={}\n", names.join(",")).expect("text");
+        }
         fs::write(dir.join("supervisord.conf"), text).expect("its configuration");
         let mut command = plain_command(venv.join("bin/supervisord"));
         command.arg("-c").arg(dir.join("supervisord.conf")).current_dir(&dir);
         let process = Running::start(&mut command, &place.join("supervisord.out"));
         let this = Self { process, dir, venv: venv.to_owned() };
         for program in programs {
-            this.wait_for_pid(&program.name);
+            let name = &program.name;
+            this.wait_for_pid(&group.map_or_else(|| name.clone(), |group| format!("{group}:{name}")));
         }
         this
     }

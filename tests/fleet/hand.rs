@@ -1,0 +1,102 @@
+//! The operator's hand: drain and undrain, pause, resume and abort, a kill in the middle, and questions.
+
+use crate::harness::app::App;
+use crate::harness::process::is_running;
+use crate::harness::unstale::{Up, array, inspect, pid_of, verdicts};
+use crate::harness::wait::eventually;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Shop, assert_all_fresh};
+
+#[test]
+fn a_drained_unit_stays_out_of_work_across_a_kill_until_it_is_given_back() {
+    let mut shop = Shop::start(&["autorestart=true"]);
+    let main = shop.main();
+    let pid = main.to_string();
+    shop.up.run(["drain", &format!("pid:{pid}"), "--timeout", "40s"]).expect(0);
+    assert!(!is_running(main));
+    assert!(shop.supervisord.control(&["status", "shop"]).contains("STOPPED"));
+    shop.up.process.signal(Signal::KILL);
+    shop.up.process.wait(10);
+    drop(shop.up);
+    shop.up = Up::start(&shop.place);
+    let status = shop.up.run(["status", "--output", "json"]);
+    assert!(status.stdout.contains("supervisord"), "the drain is remembered: {status:?}");
+    assert!(shop.supervisord.control(&["status", "shop"]).contains("STOPPED"));
+    let slot = slot_in(&status.json()).unwrap_or_else(|| panic!("no slot in {status:?}"));
+    shop.up.run(["undrain", &format!("slot:{slot}")]).expect(0);
+    assert_ne!(shop.main(), main);
+}
+
+/// The first slot of supervisord that an answer names anywhere.
+fn slot_in(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if text.starts_with("celery/supervisord:") => Some(text.clone()),
+        Value::Array(values) => values.iter().find_map(slot_in),
+        Value::Object(fields) => fields.values().find_map(slot_in),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_rollout_repeats_nothing_and_the_rollout_goes_on() {
+    let mut shop = Shop::start(&["autorestart=true"]);
+    let python = shop.python();
+    shop.app.send(&python, "long");
+    shop.app.wait_for_journal("start long", 20);
+    let old = shop.main();
+    shop.app.flip();
+    shop.up.run(["broadcast", "--app", "shop", "--detach", &shop.app.code.display().to_string()]).expect(0);
+    eventually("the worker drains", 30, || shop.supervisord.log("shop"), |log| log.contains("Warm shutdown"));
+    shop.up.process.signal(Signal::KILL);
+    shop.up.process.wait(10);
+    drop(shop.up);
+    shop.up = Up::start(&shop.place);
+    shop.app.open_door("long");
+    let result = shop.broadcast(&[]);
+    assert_eq!(result["outcome"], "converged", "{result:#}");
+    assert_eq!(result["revision"], 1, "{result:#}");
+    assert!(!is_running(old));
+    // Two starts in all: the first, and one restart.
+    assert_eq!(shop.supervisord.log("shop").matches("ready.").count(), 2);
+    assert_eq!(shop.app.journal("start long").len(), 1);
+    assert_eq!(shop.app.journal("end long").len(), 1);
+    assert_all_fresh(&shop.place);
+}
+
+#[test]
+fn a_paused_rollout_restarts_nothing_until_it_is_resumed_and_an_aborted_one_never() {
+    let shop = Shop::start(&["autorestart=true"]);
+    let old = shop.main();
+    let coming = App::new(&shop.place, "coming");
+    coming.flip();
+    shop.up.run(["broadcast", "--app", "shop", "--detach", &coming.code.display().to_string()]).expect(0);
+    shop.up.run(["pause", "shop"]).expect(0);
+    shop.app.flip();
+    eventually(
+        "the source is seen",
+        20,
+        || inspect(&shop.app.code),
+        |seen| verdicts(seen).iter().all(|(_, verdict)| verdict == "stale"),
+    );
+    assert_eq!(shop.main(), old);
+    shop.up.run(["resume", "shop"]).expect(0);
+    eventually("the unit is restarted", 40, || is_running(old), |running| !running);
+    let again = App::new(&shop.place, "again");
+    shop.up.run(["broadcast", "--app", "shop", "--detach", &again.code.display().to_string()]).expect(0);
+    shop.up.run(["abort", "shop"]).expect(0);
+    let status = shop.up.run(["status", "shop", "--output", "json"]);
+    assert!(status.stdout.contains("abort"), "{status:?}");
+}
+
+#[test]
+fn why_tells_what_is_known_about_one_worker() {
+    let shop = Shop::start(&["autorestart=true"]);
+    shop.app.flip();
+    let main = shop.main();
+    let said = shop.up.run(["why", &format!("pid:{main}")]);
+    assert!(said.stdout.contains("CrmType") && said.stdout.contains("hubspot"), "{said:?}");
+    let inspected = inspect(&shop.app.code);
+    assert!(array(&inspected, "workers").iter().any(|worker| pid_of(worker) == main));
+}
