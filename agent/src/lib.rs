@@ -5,4 +5,8 @@
 //! What to do is decided in `unstale_protocol`; nothing here speaks to a bus.
 
 pub mod process;
+pub mod purge;
 pub mod reading;
+pub mod restart;
+pub mod supervisor;
+pub mod watch;

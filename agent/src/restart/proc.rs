@@ -1,0 +1,155 @@
+//! The few lines of procfs that hands need at the moment of acting: start times, parents, open pipes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use unstale_protocol::ids::{Pid, ProcessIdentity};
+
+/// What `/proc/PID/stat` says, proc(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// Field 3: `R`, `S`, `Z`, …
+    pub(crate) state: char,
+    /// Field 4.
+    pub(crate) parent: Pid,
+    /// Field 22.
+    pub(crate) start_ticks: u64,
+}
+
+/// Reads the state of `pid`; `None` where it is gone.
+pub(crate) fn stat(pid: Pid) -> Option<Stat> {
+    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The name may hold anything, also `) S 1`; the last bracket ends it.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = Pid(fields.next()?.parse().ok()?);
+    let start_ticks = fields.nth(17)?.parse().ok()?;
+    Some(Stat { state, parent, start_ticks })
+}
+
+/// Tells whether `identity` is still that process, and has not ended.
+pub(crate) fn is_alive(identity: &ProcessIdentity) -> bool {
+    stat(identity.pid).is_some_and(|stat| stat.start_ticks == identity.start_ticks && !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Identifies the process that has `pid` now.
+pub(crate) fn identify(pid: Pid) -> Option<ProcessIdentity> {
+    Some(ProcessIdentity { pid, start_ticks: stat(pid)?.start_ticks, pid_namespace: 0 })
+}
+
+/// Returns `pid` and its ancestors, nearest first.
+pub(crate) fn chain(pid: Pid) -> Vec<Pid> {
+    let mut chain = vec![pid];
+    let mut at = pid;
+    // Parents change while we look; a bound instead of trust in the tree.
+    while let Some(stat) = stat(at) {
+        if stat.parent.0 == 0 || chain.len() >= 64 {
+            break;
+        }
+        at = stat.parent;
+        chain.push(at);
+    }
+    chain
+}
+
+/// Returns all descendants of `root`.
+pub(crate) fn descendants(root: Pid) -> Vec<ProcessIdentity> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut children: BTreeMap<Pid, Vec<ProcessIdentity>> = BTreeMap::new();
+    for entry in entries.filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid) else { continue };
+        if let Some(stat) = stat(pid) {
+            let identity = ProcessIdentity { pid, start_ticks: stat.start_ticks, pid_namespace: 0 };
+            children.entry(stat.parent).or_default().push(identity);
+        }
+    }
+    let mut found = Vec::new();
+    let mut open = vec![root];
+    let mut seen = BTreeSet::new();
+    while let Some(pid) = open.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        for child in children.remove(&pid).unwrap_or_default() {
+            open.push(child.pid);
+            found.push(child);
+        }
+    }
+    found
+}
+
+/// Returns what the executable link of `pid` says.
+pub(crate) fn executable(pid: Pid) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// The system call that a process is blocked in: `/proc/PID/syscall`, proc_pid_syscall(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// It runs, or is not in a system call.
+    Running,
+    /// Number and first three arguments.
+    Blocked { number: u64, arguments: [u64; 3] },
+}
+
+/// Reads the system call of `pid`; `None` where it may not be seen.
+pub(crate) fn call(pid: Pid) -> Option<Call> {
+    parse_call(&std::fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?)
+}
+
+fn parse_call(text: &str) -> Option<Call> {
+    let mut fields = text.split_ascii_whitespace();
+    let first = fields.next()?;
+    if first == "running" || first.starts_with('-') {
+        return Some(Call::Running);
+    }
+    let hex = |field: Option<&str>| u64::from_str_radix(field?.strip_prefix("0x")?, 16).ok();
+    let number = first.parse().ok()?;
+    let arguments = [hex(fields.next())?, hex(fields.next())?, hex(fields.next())?];
+    Some(Call::Blocked { number, arguments })
+}
+
+/// Returns what descriptor `fd` of `pid` is: `pipe:[4711]`.
+pub(crate) fn descriptor(pid: Pid, fd: u64) -> Option<String> {
+    let link = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    Some(link.to_string_lossy().into_owned())
+}
+
+/// Returns the pipes that `pid` has open; `None` where they may not be seen.
+pub(crate) fn pipes(pid: Pid) -> Option<BTreeSet<String>> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let links = entries.filter_map(Result::ok).filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    Some(links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("pipe:[")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_does_not_move_the_fields() {
+        let text = "7 (a) S 1 (b) R) S 42 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 100 200";
+        assert_eq!(parse_stat(text), Some(Stat { state: 'S', parent: Pid(42), start_ticks: 98765 }));
+        for text in ["", "7 (a) S", "7 a S 1", ")", "7 (a) S x 7"] {
+            assert_eq!(parse_stat(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_system_call_is_read() {
+        let text = "0 0x7 0x7f0000000000 0x4 0x0 0x0 0x0 0x7ffe 0x7f00\n";
+        let expected = Call::Blocked { number: 0, arguments: [7, 0x7f00_0000_0000, 4] };
+        assert_eq!(parse_call(text), Some(expected));
+        assert_eq!(parse_call("running\n"), Some(Call::Running));
+        assert_eq!(parse_call("-1 0x0 0x0"), Some(Call::Running));
+        assert_eq!(parse_call("0 7 8"), None);
+    }
+
+    #[test]
+    fn the_chain_of_this_process_begins_with_it() {
+        let own = Pid(std::process::id());
+        assert_eq!(chain(own).first(), Some(&own));
+        assert!(is_alive(&identify(own).unwrap()));
+    }
+}

@@ -1,0 +1,219 @@
+//! Who brings a unit back: asking supervisors what they would do, and telling them to start and stop.
+//!
+//! Every function does one thing and answers once; what follows from the answer is decided elsewhere.
+//! It never signals a process and never reads one's memory. Called by [`crate::restart`].
+
+mod config;
+mod http;
+pub(crate) mod none;
+pub(crate) mod supervisord;
+pub(crate) mod systemd;
+mod xmlrpc;
+
+pub(crate) use config::AutoRestart;
+pub use supervisord::program_of;
+
+use crate::process::Supervisor;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+use unstale_protocol::ids::Pid;
+
+/// How long one call to a supervisor may take.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the supervisors of this host are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// D-Bus address of the system manager's bus; `None` for the standard one.
+    pub system_bus: Option<String>,
+    /// Directory that holds users' runtime directories by uid: `/run/user`. A user's service manager
+    /// is spoken to over its own socket there, `UID/systemd/private`, which takes root and its owner.
+    pub user_runtime: PathBuf,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self { system_bus: None, user_runtime: PathBuf::from("/run/user") }
+    }
+}
+
+/// Whether a unit comes back once its root has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "back")]
+pub enum BringsBack {
+    /// Its supervisor starts it again without being asked.
+    ByItself,
+    /// Its supervisor, or a configured command, starts it when asked.
+    WhenAsked,
+    /// Nobody would.
+    Never {
+        /// Why not, and what would change that.
+        why: String,
+    },
+}
+
+/// What a supervisor says of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum SlotState {
+    /// It runs.
+    Up {
+        /// The process that the supervisor watches: the unit's root, or a wrapper above it.
+        main_pid: Pid,
+    },
+    /// It is on its way up.
+    Starting,
+    /// It is on its way down.
+    Stopping,
+    /// It does not run, and nobody is about to start it.
+    Stopped,
+    /// It starts and dies again and again; its supervisor still tries.
+    Crashing {
+        /// What was seen.
+        why: String,
+    },
+    /// Its supervisor has stopped trying.
+    GaveUp {
+        /// What it says.
+        why: String,
+    },
+    /// Its supervisor no longer knows it, or it has none.
+    Gone,
+    /// Its supervisor does not answer.
+    Unreachable {
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// Why a supervisor could not be asked or told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It does not answer at all.
+    #[error("{who} cannot be reached: {why}")]
+    Unreachable {
+        /// Which supervisor.
+        who: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// It answered with a refusal.
+    #[error("{who} refused {what}: {why}")]
+    Refused {
+        /// Which supervisor.
+        who: String,
+        /// What was asked.
+        what: String,
+        /// Its words.
+        why: String,
+    },
+    /// It does not know the unit.
+    #[error("{who} has no {name}")]
+    NoSuch {
+        /// Which supervisor.
+        who: String,
+        /// What it was asked for.
+        name: String,
+    },
+    /// Its answer makes no sense.
+    #[error("{who} gave an answer that makes no sense: {why}")]
+    Malformed {
+        /// Which supervisor.
+        who: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody else stopped the unit meanwhile: an operator's stop is never undone.
+    #[error("{name} was stopped by somebody else meanwhile; start it by hand if that was not meant")]
+    StoppedByOther {
+        /// The unit.
+        name: String,
+    },
+    /// The supervisor has not noticed yet that the old process ended.
+    #[error("{name} still counts as running ({why})")]
+    StillUp {
+        /// The unit.
+        name: String,
+        /// What is seen.
+        why: String,
+    },
+}
+
+/// What a supervisor was asked to do has this answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// It took the order.
+    Asked,
+    /// There was nothing to do: it was so already.
+    Already,
+}
+
+/// What one look at a supervisor found.
+#[derive(Clone, Debug)]
+pub(crate) enum Look {
+    /// A systemd service.
+    Systemd(Box<systemd::Service>),
+    /// A program of supervisord.
+    Supervisord(Box<supervisord::Program>),
+    /// Nobody, or somebody that this version does not drive.
+    Nobody {
+        /// Who there is.
+        why: String,
+    },
+}
+
+/// Asks `supervisor` what it knows.
+///
+/// # Errors
+/// [`Error`] where it does not answer, or does not know the unit.
+pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look, Error> {
+    match supervisor {
+        Supervisor::Systemd { name, user } => {
+            let manager = systemd::Manager::connect(reach, *user).await?;
+            Ok(Look::Systemd(Box::new(manager.look(name).await?)))
+        }
+        Supervisor::Supervisord { name, pid, config } => {
+            let server = supervisord::Server::find(*pid, config)?;
+            Ok(Look::Supervisord(Box::new(server.look(name).await?)))
+        }
+        Supervisor::Other { .. } | Supervisor::None => Ok(Look::Nobody { why: none::why(supervisor) }),
+    }
+}
+
+/// Asks `supervisor` how the slot stands now.
+pub async fn state(reach: &Reach, supervisor: &Supervisor) -> SlotState {
+    let looked = look(reach, supervisor).await;
+    match looked {
+        Ok(Look::Systemd(service)) => service.state(),
+        Ok(Look::Supervisord(program)) => program.state(),
+        Ok(Look::Nobody { .. }) => SlotState::Gone,
+        Err(Error::NoSuch { .. }) => SlotState::Gone,
+        Err(error) => SlotState::Unreachable { why: error.to_string() },
+    }
+}
+
+/// Asks `supervisor` to stop the slot, and to leave it so. Returns once the order is taken.
+///
+/// # Errors
+/// [`Error`] where it does not answer, refuses or does not know the unit.
+pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
+    match supervisor {
+        Supervisor::Systemd { name, user } => systemd::Manager::connect(reach, *user).await?.stop(name).await,
+        Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.stop(name).await,
+        Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
+    }
+}
+
+/// Asks `supervisor` to start the slot. Returns once the order is taken; that proves nothing.
+///
+/// # Errors
+/// [`Error`] where it does not answer, refuses or does not know the unit.
+pub(crate) async fn start(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
+    match supervisor {
+        Supervisor::Systemd { name, user } => systemd::Manager::connect(reach, *user).await?.start(name).await,
+        Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.start(name).await,
+        Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
+    }
+}

@@ -1,0 +1,328 @@
+//! supervisord's configuration file: where it listens, and what its interface does not tell (`autorestart`).
+//!
+//! The grammar is that of Python's `configparser` as supervisord uses it: sections, `key = value` or
+//! `key: value`, comments behind ` ;`, continued lines indented, `%(…)s` expanded. Never executed, bounded.
+
+use super::http::{Endpoint, Place};
+use crate::restart::glob;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use unstale_protocol::ids::Pid;
+
+/// Largest configuration file that is read.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most included files that are read.
+const FILES_MAX: usize = 512;
+
+/// `autorestart` of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AutoRestart {
+    Always,
+    Unexpected,
+    Never,
+}
+
+/// Settings of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) autorestart: AutoRestart,
+    pub(crate) exit_codes: Vec<i32>,
+    pub(crate) stops_group: bool,
+    pub(crate) environment: String,
+}
+
+/// What a configuration says.
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    sections: BTreeMap<String, BTreeMap<String, String>>,
+    programs: BTreeMap<String, Settings>,
+    /// Directory of the file, for `%(here)s`.
+    here: String,
+    environment: BTreeMap<String, String>,
+    /// Prefix of every path: the root of a supervisord that has its own mount namespace.
+    root: Option<PathBuf>,
+    /// What could not be read.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Reads the file `path` of the supervisord with pid `pid`, and what it includes.
+///
+/// # Errors
+/// Why the file itself cannot be read. An included file that cannot is a [`Config::problems`] entry.
+pub(crate) fn load(pid: Pid, path: &str) -> Result<Config, String> {
+    let mut config = Config {
+        here: Path::new(path).parent().map(|parent| parent.display().to_string()).unwrap_or_default(),
+        environment: environment(pid),
+        root: other_root(pid),
+        ..Config::default()
+    };
+    let text = config.read(Path::new(path))?;
+    parse(&text, &mut config.sections);
+    for file in config.included() {
+        match config.read(&file) {
+            Ok(text) => parse(&text, &mut config.sections),
+            Err(why) => config.problems.push(why),
+        }
+    }
+    config.programs = programs(&config.sections);
+    Ok(config)
+}
+
+impl Config {
+    /// Tells where supervisord listens: its Unix socket, else its loopback address.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        let section = |name: &str| self.sections.get(name);
+        if let Some(server) = section("unix_http_server")
+            && let Some(file) = server.get("file")
+        {
+            let file = self.expand(file);
+            let path = if file.starts_with('/') { PathBuf::from(file) } else { Path::new(&self.here).join(file) };
+            return Some(Endpoint { place: Place::Unix(self.outside(&path)), credentials: self.credentials(server) });
+        }
+        let server = section("inet_http_server")?;
+        let address = loopback(&self.expand(server.get("port")?))?;
+        Some(Endpoint { place: Place::Loopback(address), credentials: self.credentials(server) })
+    }
+
+    /// Returns the settings of the process `name` of `group`.
+    pub(crate) fn program(&self, group: &str, name: &str) -> Option<&Settings> {
+        if let Some(settings) = self.programs.get(group) {
+            return Some(settings);
+        }
+        let members = self.sections.get(&format!("group:{group}"))?.get("programs")?;
+        let fits = |program: &&str| name == *program || name.starts_with(program);
+        let program = members.split(',').map(str::trim).filter(fits).max_by_key(|program| program.len())?;
+        self.programs.get(program)
+    }
+
+    fn credentials(&self, server: &BTreeMap<String, String>) -> Option<String> {
+        let name = server.get("username").filter(|name| !name.is_empty())?;
+        let password = server.get("password").map(|password| self.expand(password)).unwrap_or_default();
+        Some(format!("{}:{password}", self.expand(name)))
+    }
+
+    /// Expands `%(here)s` and `%(ENV_NAME)s`; what else there is stays as it stands.
+    fn expand(&self, text: &str) -> String {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("%(") {
+            expanded.push_str(before);
+            let Some((name, behind)) = after.split_once(")s") else {
+                expanded.push_str("%(");
+                rest = after;
+                continue;
+            };
+            let value = match name.strip_prefix("ENV_") {
+                Some(variable) => self.environment.get(variable),
+                None => (name == "here").then_some(&self.here),
+            };
+            match value {
+                Some(value) => expanded.push_str(value),
+                None => expanded.extend(["%(", name, ")s"]),
+            }
+            rest = behind;
+        }
+        expanded.push_str(rest);
+        expanded
+    }
+
+    fn included(&self) -> Vec<PathBuf> {
+        let Some(files) = self.sections.get("include").and_then(|include| include.get("files")) else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for pattern in self.expand(files).split_whitespace() {
+            let pattern = Path::new(&self.here).join(pattern);
+            let root = self.root.clone().unwrap_or_default();
+            for path in glob::files(&self.outside(&pattern), FILES_MAX) {
+                let inside =
+                    path.strip_prefix(&root).map_or_else(|_| path.clone(), |inside| Path::new("/").join(inside));
+                found.push(if self.root.is_some() { inside } else { path });
+            }
+        }
+        found.truncate(FILES_MAX);
+        found
+    }
+
+    fn outside(&self, path: &Path) -> PathBuf {
+        match &self.root {
+            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+            None => path.to_owned(),
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<String, String> {
+        let outside = self.outside(path);
+        let words = |why: String| format!("{}: {why}", path.display());
+        // Non-blocking, so that a pipe under that name cannot hold us up.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
+        let file =
+            rustix::fs::open(&outside, flags, rustix::fs::Mode::empty()).map_err(|error| words(error.to_string()))?;
+        let file = std::fs::File::from(file);
+        let metadata = file.metadata().map_err(|error| words(error.to_string()))?;
+        if !metadata.is_file() {
+            return Err(words("it is not a regular file".to_owned()));
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| words(error.to_string()))?;
+        if bytes.len() as u64 > FILE_MAX_BYTES {
+            return Err(words(format!("it is larger than {FILE_MAX_BYTES} bytes")));
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn environment(pid: Pid) -> BTreeMap<String, String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.split('\0').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Returns the root of a process that has another mount namespace than ours.
+fn other_root(pid: Pid) -> Option<PathBuf> {
+    let theirs = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
+    let ours = std::fs::read_link("/proc/self/ns/mnt").ok()?;
+    (theirs != ours).then(|| PathBuf::from(format!("/proc/{pid}/root")))
+}
+
+fn parse(text: &str, sections: &mut BTreeMap<String, BTreeMap<String, String>>) {
+    let mut section = String::new();
+    let mut key = String::new();
+    for line in text.lines() {
+        let bare = line.trim();
+        if bare.is_empty() || bare.starts_with([';', '#']) {
+            continue;
+        }
+        let bare = without_comment(bare);
+        if line.starts_with([' ', '\t']) && !key.is_empty() {
+            if let Some(value) = sections.get_mut(&section).and_then(|keys| keys.get_mut(&key)) {
+                value.push('\n');
+                value.push_str(bare);
+            }
+            continue;
+        }
+        if let Some(name) = bare.strip_prefix('[').and_then(|name| name.split_once(']')) {
+            name.0.clone_into(&mut section);
+            key.clear();
+            sections.entry(section.clone()).or_default();
+            continue;
+        }
+        let Some(place) = bare.find(['=', ':']) else { continue };
+        let (name, value) = bare.split_at(place);
+        key = name.trim().to_ascii_lowercase();
+        let value = value.get(1..).unwrap_or_default().trim();
+        sections.entry(section.clone()).or_default().insert(key.clone(), value.to_owned());
+    }
+}
+
+/// Cuts a comment off: `;` or `#` behind a blank.
+fn without_comment(line: &str) -> &str {
+    let mut previous = ' ';
+    for (place, letter) in line.char_indices() {
+        if matches!(letter, ';' | '#') && previous.is_whitespace() && place > 0 {
+            return line.get(..place).unwrap_or(line).trim_end();
+        }
+        previous = letter;
+    }
+    line
+}
+
+fn programs(sections: &BTreeMap<String, BTreeMap<String, String>>) -> BTreeMap<String, Settings> {
+    let mut programs = BTreeMap::new();
+    for (section, keys) in sections {
+        let Some((kind, name)) = section.split_once(':') else { continue };
+        if !matches!(kind, "program" | "fcgi-program" | "eventlistener") {
+            continue;
+        }
+        let truthy = |key: &str| keys.get(key).is_some_and(|value| is_true(value));
+        let autorestart = match keys.get("autorestart").map(|value| value.trim().to_ascii_lowercase()) {
+            None => AutoRestart::Unexpected,
+            Some(value) if value == "unexpected" => AutoRestart::Unexpected,
+            Some(value) if is_true(&value) => AutoRestart::Always,
+            Some(_) => AutoRestart::Never,
+        };
+        let codes = keys.get("exitcodes").map_or("0", String::as_str);
+        let settings = Settings {
+            autorestart,
+            exit_codes: codes.split(',').filter_map(|code| code.trim().parse().ok()).collect(),
+            stops_group: truthy("stopasgroup") || truthy("killasgroup"),
+            environment: keys.get("environment").cloned().unwrap_or_default(),
+        };
+        programs.insert(name.trim().to_owned(), settings);
+    }
+    programs
+}
+
+fn is_true(text: &str) -> bool {
+    matches!(text.trim().to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "1" | "t" | "y")
+}
+
+/// Reads `9001`, `:9001`, `*:9001` or `127.0.0.1:9001`; an address of another machine is none.
+fn loopback(port: &str) -> Option<SocketAddr> {
+    let (host, port) = port.rsplit_once(':').unwrap_or(("", port));
+    let port = port.trim().parse().ok()?;
+    let address = match host.trim() {
+        "" | "*" | "0.0.0.0" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        other => other.parse().ok()?,
+    };
+    address.is_loopback().then(|| SocketAddr::new(address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let mut config = Config { here: "/etc/super".to_owned(), ..Config::default() };
+        config.environment.insert("RUN".to_owned(), "/run/s".to_owned());
+        parse(text, &mut config.sections);
+        config.programs = programs(&config.sections);
+        config
+    }
+
+    #[test]
+    fn the_socket_and_its_credentials_are_found() {
+        let text = "[unix_http_server]\nfile = %(ENV_RUN)s/s.sock ; the socket\nusername=u\npassword = p%(here)s\n";
+        let endpoint = config(text).endpoint().unwrap();
+        assert_eq!(endpoint.place, Place::Unix("/run/s/s.sock".into()));
+        assert_eq!(endpoint.credentials.as_deref(), Some("u:p/etc/super"));
+    }
+
+    #[test]
+    fn a_network_server_is_used_on_loopback_only() {
+        let check =
+            |port: &str| config(&format!("[inet_http_server]\nport={port}\n")).endpoint().map(|e| e.to_string());
+        assert_eq!(check("*:9001").as_deref(), Some("http://127.0.0.1:9001"));
+        assert_eq!(check("9001").as_deref(), Some("http://127.0.0.1:9001"));
+        for elsewhere in ["10.0.0.7:9001", "example.org:80", "9001x", ""] {
+            assert_eq!(check(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn what_brings_a_program_back_is_read() {
+        let text = "[program:a]\nautorestart=true\n[program:b]\nexitcodes=0,2\n[program:c]\nautorestart = false\n\
+                    stopasgroup=true\n[program:d]\ncommand=x\n  --more=1\nautorestart : unexpected ; c\n\
+                    [group:g]\nprograms=c,d\n";
+        let config = config(text);
+        let check = |group: &str, name: &str| config.program(group, name).map(|settings| settings.autorestart);
+        assert_eq!(check("a", "a"), Some(AutoRestart::Always));
+        assert_eq!(check("b", "b_01"), Some(AutoRestart::Unexpected));
+        assert_eq!(check("g", "c_00"), Some(AutoRestart::Never));
+        assert_eq!(check("g", "d"), Some(AutoRestart::Unexpected));
+        assert_eq!(check("h", "d"), None);
+        assert_eq!(config.program("b", "b").map(|s| s.exit_codes.clone()), Some(vec![0, 2]));
+        assert!(config.program("g", "c").is_some_and(|settings| settings.stops_group));
+    }
+
+    #[test]
+    fn text_that_is_no_configuration_is_nothing() {
+        for text in ["", "=", "[", "]\n[]\n=x\n:", "%(", "  x\n y", "[include]\nfiles=%("] {
+            let config = config(text);
+            assert_eq!(config.endpoint(), None);
+            assert!(config.included().is_empty() || text.contains("include"));
+        }
+    }
+}
