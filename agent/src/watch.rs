@@ -34,7 +34,7 @@ pub struct WatchOptions {
 
 impl Default for WatchOptions {
     fn default() -> Self {
-        Self { quiet: Duration::from_secs(2), fallback: Duration::from_secs(60) }
+        Self { quiet: Duration::from_secs(2), fallback: Duration::from_mins(1) }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn way(facts: &UnitFacts, hand: &InHand) -> Result<Way, Refusal> {
     let mut notes = Vec::new();
     let pool = facts.pool();
     let version = facts.celery_version.as_deref();
-    if pool == Pool::Solo && version.is_none_or(|version| aborts_solo(version)) && !hand.is_idle() {
+    if pool == Pool::Solo && version.is_none_or(aborts_solo) && !hand.is_idle() {
         let state = if hand.busy.is_empty() { "cannot be seen to be idle" } else { "is busy" };
         let version = version.unwrap_or("of an unknown version").to_owned();
         return Err(Refusal::BusySolo { version, state: state.to_owned() });

@@ -189,7 +189,7 @@ fn send(held: &Held, signal: Signal) -> Result<(), HoldError> {
     }
 }
 
-/// A pidfd becomes readable when its process ends, pidfd_open(2).
+/// A pidfd becomes readable when its process ends: `pidfd_open(2)`.
 async fn wait(held: &Held) {
     while !has_ended(held) {
         match held.fd.readable().await {

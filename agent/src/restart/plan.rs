@@ -188,10 +188,8 @@ fn end_under_systemd(plan: &mut Plan, service: &Service, way: &Way) -> Result<()
     // These two come back only where systemd stops and starts as one order, which signals more than the root.
     if lost || !service.bound_by.is_empty() {
         if way.has_tasks && !service.stop_is_gentle() {
-            return Err(match lost {
-                true => Refusal::Transient { unit: name },
-                false => Refusal::BoundUnits { units: service.bound_by.clone() },
-            });
+            let bound = service.bound_by.clone();
+            return Err(if lost { Refusal::Transient { unit: name } } else { Refusal::BoundUnits { units: bound } });
         }
         if service.kill_mode == KillMode::None {
             return Err(Refusal::StopLeavesAll { unit: name });
@@ -207,14 +205,11 @@ fn end_under_systemd(plan: &mut Plan, service: &Service, way: &Way) -> Result<()
         plan.back = BringsBack::ByItself;
         return Ok(());
     }
-    plan.means = match plan.back {
-        BringsBack::ByItself => Means::TermThenBack { signal },
-        _ => {
-            let setting = format!("Restart={}", service.restart.as_str());
-            plan.notes.push(Trap::ExitStaysDown { setting });
-            Means::TermThenStart { signal }
-        }
-    };
+    if plan.back == BringsBack::ByItself {
+        plan.means = Means::TermThenBack { signal };
+    } else {
+        plan.notes.push(Trap::ExitStaysDown { setting: format!("Restart={}", service.restart.as_str()) });
+    }
     Ok(())
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn executable(pid: Pid) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// The system call that a process is blocked in: `/proc/PID/syscall`, proc_pid_syscall(5).
+/// The system call that a process is blocked in: `/proc/PID/syscall`, proc(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     /// It runs, or is not in a system call.

@@ -56,7 +56,7 @@ impl Hands {
         match &plan.means {
             Means::Hup => hold.signal_root(StopSignal::Hup)?,
             Means::TermThenBack { signal } | Means::TermThenStart { signal } | Means::StartCommand { signal, .. } => {
-                hold.signal_root(*signal)?
+                hold.signal_root(*signal)?;
             }
             Means::SupervisorRestart => {
                 let Supervisor::Systemd { name, user } = &plan.supervisor else {

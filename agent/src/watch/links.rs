@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-/// Most links that are followed, as the kernel does: path_resolution(7).
+/// Most links that are followed, as the kernel does.
 const LINKS_MAX: usize = 40;
 
 /// What is watched for one root.

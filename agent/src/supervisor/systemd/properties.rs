@@ -53,6 +53,7 @@ impl Restart {
 }
 
 /// One service as systemd has it now.
+#[expect(clippy::struct_excessive_bools, reason = "each is a property of systemd's own")]
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     /// `shop@1.service`.
@@ -219,7 +220,7 @@ pub(crate) fn service(name: &str, unit: &Properties, own: &Properties) -> Servic
         start_limit_burst: unit.small("StartLimitBurst"),
         start_limit_interval_us: unit.number("StartLimitIntervalUSec"),
         restarts: own.small("NRestarts"),
-        invocation: invocation.iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+        invocation: invocation.iter().take(16).map(u8::to_string).collect::<Vec<_>>().join("."),
         bound_by: unit.texts("BoundBy"),
         dependents,
         transient: unit.flag("Transient"),
