@@ -1,6 +1,7 @@
 //! Cures: each kind under each supervisor is purged, drained, brought back and read again.
 
 use crate::harness::app::{App, Place};
+use crate::harness::postgres::Postgres;
 use crate::harness::process::{Running, all, is_running};
 use crate::harness::python::{newest, venv};
 use crate::harness::systemd::{Instance, Systemd};
@@ -127,6 +128,35 @@ fn a_worker_without_supervisor_is_brought_back_by_the_configured_start_command()
     assert_eq!(said.json()["units"]["restarted"], 1, "{said:?}");
     assert!(!is_running(worker.pid()));
     assert_all_fresh(&place);
+}
+
+#[test]
+fn an_insert_that_an_old_binding_breaks_works_once_the_rollout_has_converged() {
+    let place = Place::new();
+    let venv = venv(&newest(), "worker");
+    let python = venv.join("bin/python");
+    let postgres = Postgres::start(&place);
+    postgres.sql("CREATE TYPE crm_type AS ENUM ('hubspot', 'salesforce')");
+    postgres.sql("CREATE TABLE connection (id serial PRIMARY KEY, crm_type crm_type)");
+    let mut app = App::new(&place, "shop");
+    app.database = postgres.sqlalchemy_url();
+    app.edit("enums.py", "= \"HUBSPOT\"", "= \"hubspot\"");
+    app.edit("enums.py", "SALESFORCE = \"SALESFORCE\"", "SALESFORCE = \"salesforce\"");
+    app.edit("enums.py", "SFDC = \"SALESFORCE\"", "SFDC = \"salesforce\"");
+    let programs = [Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true")];
+    let supervisord = Supervisord::start(&place, &venv, &programs);
+    supervisord.wait_for_log("shop", "ready.", 1);
+    app.send_task(&python, "insert", "before");
+    let refused = app.wait_for_journal("refused before", 20);
+    assert!(refused.contains("invalid input value for enum crm_type: \"HUBSPOT\""), "{refused}");
+
+    let up = Up::start(&place);
+    app.send_values();
+    let said = up.broadcast("shop", &app.code, &["--database", &postgres.url()]).expect(0);
+    assert_eq!(said.json()["units"]["restarted"], 1, "{said:?}");
+    app.send_task(&python, "insert", "after");
+    app.wait_for_journal("inserted after", 20);
+    assert_eq!(postgres.sql("SELECT crm_type FROM connection"), "hubspot\n");
 }
 
 #[test]

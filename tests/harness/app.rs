@@ -63,6 +63,8 @@ pub(crate) struct App {
     pub(crate) data: PathBuf,
     /// The broker's URL.
     pub(crate) broker: String,
+    /// The database's URL as SQLAlchemy takes it; empty where no task asks for it.
+    pub(crate) database: String,
 }
 
 impl App {
@@ -74,7 +76,7 @@ impl App {
             fs::create_dir_all(data.join(folder)).expect("a directory");
         }
         copy(&tests_dir().join("fixtures/shop"), &code);
-        Self { code, data, broker: "filesystem://".to_owned() }
+        Self { code, data, broker: "filesystem://".to_owned(), database: String::new() }
     }
 
     /// The same app with its code in another directory: a release, or the link that points to it.
@@ -87,6 +89,7 @@ impl App {
         vec![
             ("SHOP_DATA", self.data.display().to_string()),
             ("SHOP_BROKER", self.broker.clone()),
+            ("SHOP_DATABASE", self.database.clone()),
             ("C_FORCE_ROOT", "1".to_owned()),
             ("PYTHONUNBUFFERED", "1".to_owned()),
         ]
@@ -156,8 +159,13 @@ impl App {
 
     /// Enqueues a task that waits at a door of this name.
     pub(crate) fn send(&self, python: &Path, name: &str) {
+        self.send_task(python, "hold", name);
+    }
+
+    /// Enqueues a task of the app.
+    pub(crate) fn send_task(&self, python: &Path, task: &str, name: &str) {
         let mut command = self.command(python);
-        command.args(["-m", "shop.send", name]);
+        command.args(["-m", "shop.send", task, name]);
         crate::harness::python::run(command);
     }
 

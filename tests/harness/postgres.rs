@@ -55,6 +55,11 @@ impl Postgres {
         format!("postgresql://shop@localhost/shop?host={}", self.dir.display())
     }
 
+    /// The same for SQLAlchemy with psycopg.
+    pub(crate) fn sqlalchemy_url(&self) -> String {
+        format!("postgresql+psycopg://shop@/shop?host={}", self.dir.display())
+    }
+
     fn psql(&self, database: &str, text: &str) -> Command {
         let mut command = Command::new("psql");
         command.args([
