@@ -1,1 +1,30 @@
-fn main() {}
+//! The one binary: parse, start the log, run, report. Everything else is a room of its own.
+
+#![expect(dead_code, reason = "the drivers that use these rooms are being built")]
+#![expect(unused_imports, reason = "as above")]
+
+mod api;
+mod bus;
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod control;
+mod database;
+mod http;
+mod render;
+mod report;
+mod shutdown;
+mod store;
+mod telemetry;
+
+fn main() -> std::process::ExitCode {
+    report::guarded(|| match cli::read() {
+        Ok(cli) => {
+            telemetry::start(cli.log);
+            let form = cli.command.output();
+            commands::run(cli).unwrap_or_else(|error| report::error(&error, form))
+        }
+        Err(usage) => report::usage(&usage),
+    })
+}

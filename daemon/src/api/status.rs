@@ -1,0 +1,219 @@
+//! `unstale.status/1`, `unstale.why/1` and `unstale.drain/1`.
+
+use super::Outcome;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use unstale_protocol::ids::{AppName, Revision};
+
+/// Where the fleet stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// `unstale.status/1`.
+    pub(crate) schema: String,
+    /// The desired state's (epoch, generation).
+    pub(crate) epoch: u64,
+    /// Its number.
+    pub(crate) generation: u64,
+    /// What stands in the way of everything, where something does: `waiting for hosts to report`.
+    #[serde(default)]
+    pub(crate) blocked: Option<String>,
+    /// Apps by name.
+    pub(crate) apps: Vec<StatusApp>,
+    /// Hosts by name.
+    pub(crate) hosts: Vec<StatusHost>,
+    /// Units taken out by hand.
+    pub(crate) drains: Vec<Drain>,
+}
+
+/// One app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StatusApp {
+    /// Its name.
+    pub(crate) app: AppName,
+    /// The newest revision.
+    pub(crate) revision: Revision,
+    /// Its fingerprint.
+    pub(crate) fingerprint: String,
+    /// How its rollout stands.
+    pub(crate) outcome: Outcome,
+    /// Why.
+    #[serde(default)]
+    pub(crate) because: Option<String>,
+    /// When it was announced, in milliseconds since the Unix epoch.
+    pub(crate) announced_at_ms: u64,
+    /// Who announced it.
+    #[serde(default)]
+    pub(crate) by: Option<String>,
+    /// Why it was announced.
+    #[serde(default)]
+    pub(crate) message: Option<String>,
+    /// Notes.
+    #[serde(default)]
+    pub(crate) meta: BTreeMap<String, String>,
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StatusHost {
+    /// Its name.
+    pub(crate) host: String,
+    /// `reporting`, `silent`, `leaving` or `expected`.
+    pub(crate) standing: String,
+    /// How long ago it reported, in milliseconds.
+    #[serde(default)]
+    pub(crate) reported_ms_ago: Option<u64>,
+    /// What is wrong with the host as a whole.
+    #[serde(default)]
+    pub(crate) because: Option<String>,
+    /// How far it has come, by app.
+    pub(crate) apps: BTreeMap<AppName, StatusHostApp>,
+    /// Slots that are not plainly fresh.
+    pub(crate) slots: Vec<StatusSlot>,
+    /// Further slots that its report left out.
+    #[serde(default)]
+    pub(crate) omitted: u32,
+}
+
+/// One app on one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusHostApp {
+    /// The revision it was judged by.
+    pub(crate) revision: Revision,
+    /// Whether the host has it.
+    pub(crate) converged: bool,
+    /// What it waits for.
+    #[serde(default)]
+    pub(crate) waiting: Option<String>,
+    /// Units by state.
+    pub(crate) units: unstale_protocol::message::UnitCounts,
+    /// Enums outside verdicts.
+    #[serde(default)]
+    pub(crate) untracked: u32,
+    /// Plain Python processes on a terminal.
+    #[serde(default)]
+    pub(crate) bystanders: u32,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusSlot {
+    /// The place.
+    pub(crate) slot: String,
+    /// The life in it.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
+    /// Its root's pid.
+    #[serde(default)]
+    pub(crate) pid: Option<u32>,
+    /// The worst verdict over its apps.
+    pub(crate) verdict: String,
+    /// Where it stands: `up`, `draining`, …
+    pub(crate) phase: String,
+    /// What it rests on, or waits for.
+    pub(crate) because: String,
+}
+
+/// Everything known about a target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Why {
+    /// `unstale.why/1`.
+    pub(crate) schema: String,
+    /// What was asked about.
+    pub(crate) target: String,
+    /// What stands now, per slot or host that the target names.
+    pub(crate) findings: Vec<WhyFinding>,
+}
+
+/// One slot, host or rollout that a target names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WhyFinding {
+    /// The host.
+    pub(crate) host: String,
+    /// The place, where the finding is about one.
+    #[serde(default)]
+    pub(crate) slot: Option<String>,
+    /// The life in it.
+    #[serde(default)]
+    pub(crate) unit: Option<String>,
+    /// `fresh`, `stale`, `unknown`, …
+    pub(crate) verdict: String,
+    /// What it rests on.
+    pub(crate) because: String,
+    /// Evidence, one line each.
+    #[serde(default)]
+    pub(crate) evidence: Vec<String>,
+    /// What happened, oldest first.
+    #[serde(default)]
+    pub(crate) history: Vec<super::Event>,
+    /// What happens next, and what it waits for.
+    #[serde(default)]
+    pub(crate) next: Option<String>,
+}
+
+/// `unstale.drain/1`: what a drain or an undrain came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Drains {
+    /// `unstale.drain/1`.
+    pub(crate) schema: String,
+    /// Slots that are, or are to be, out of work; after an undrain those that were given back.
+    pub(crate) drains: Vec<Drain>,
+}
+
+/// One drain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Drain {
+    /// Its name.
+    pub(crate) id: String,
+    /// The host.
+    pub(crate) host: String,
+    /// The slot.
+    pub(crate) slot: String,
+    /// Where it stands.
+    pub(crate) standing: DrainStanding,
+    /// What it waits for, or why it failed.
+    #[serde(default)]
+    pub(crate) because: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub(crate) since_ms: u64,
+}
+
+/// Where a drain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DrainStanding {
+    /// A dry run: it would be drained.
+    WouldDrain,
+    /// Waits for leave.
+    Waiting,
+    /// Takes no new work, finishes what it has.
+    Draining,
+    /// Out of work, and seen to be.
+    Drained,
+    /// Given up, or refused.
+    Failed,
+    /// Being given back.
+    Returning,
+    /// Given back.
+    Returned,
+}
+
+impl DrainStanding {
+    /// Tells whether nothing more will come of it by itself.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Self::WouldDrain | Self::Drained | Self::Failed | Self::Returned)
+    }
+
+    /// Returns the words for people.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::WouldDrain => "would be drained",
+            Self::Waiting => "waiting for leave",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Failed => "failed",
+            Self::Returning => "being given back",
+            Self::Returned => "given back",
+        }
+    }
+}

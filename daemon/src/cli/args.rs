@@ -1,0 +1,259 @@
+//! The flags of each command.
+
+use super::{AppTarget, CoordinatorAddress, KeyValue, MaxUnavailable, OutputArgs, Selector, Span};
+use clap::Args;
+use std::path::PathBuf;
+use unstale_protocol::ids::AppName;
+
+/// Where the coordinator listens.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CoordinatorArgs {
+    /// Where the coordinator listens: `unix:PATH`. Default: `$XDG_RUNTIME_DIR/unstale/coordinator.sock`,
+    /// else `/run/unstale/coordinator.sock`.
+    #[arg(long, value_name = "ADDRESS", env = "UNSTALE_COORDINATOR")]
+    pub(crate) coordinator: Option<CoordinatorAddress>,
+}
+
+/// Where state lives.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StateDirArgs {
+    /// Directory for state. Default: `/var/lib/unstale` for root, else `$XDG_STATE_HOME/unstale` or
+    /// `~/.local/state/unstale`.
+    #[arg(long, value_name = "DIR", env = "UNSTALE_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file. Default: `/etc/unstale/unstale.toml` where it exists.
+    #[arg(long, value_name = "FILE", env = "UNSTALE_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Which workers are looked at.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RootArgs {
+    /// Look only at workers whose code lies below DIR. May be repeated.
+    #[arg(long = "root", value_name = "DIR", env = "UNSTALE_ROOT")]
+    pub(crate) roots: Vec<PathBuf>,
+}
+
+/// `unstale inspect`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Look only at this process. May be repeated.
+    #[arg(long = "pid", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) roots: RootArgs,
+    /// Also show enums of the standard library and of installed packages.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Also show bytecode and bindings of fresh enums.
+    #[arg(long)]
+    pub(crate) all_layers: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+    /// Where the control API listens. Default: `/run/unstale/coordinator.sock` for root, else
+    /// `$XDG_RUNTIME_DIR/unstale/coordinator.sock`.
+    #[arg(long, value_name = "PATH", env = "UNSTALE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) roots: RootArgs,
+}
+
+/// `unstale broadcast`.
+#[derive(Clone, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that stands alone")]
+pub(crate) struct BroadcastArgs {
+    /// The app that is announced.
+    #[arg(long, value_name = "NAME", env = "UNSTALE_APP")]
+    pub(crate) app: AppName,
+    /// Directories that hold the app's source.
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Check first that this PostgreSQL database knows every label that the code would send.
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// How long to wait: `90s`, `15m`, `0` for ever. The rollout goes on afterwards.
+    #[arg(long, value_name = "TIME", default_value = "15m", env = "UNSTALE_TIMEOUT")]
+    pub(crate) timeout: Span,
+    /// Announce and leave; come back with `unstale status APP@REV --watch`.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Go on although the check before it found errors.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Restart N units per pool first and go on once they are verified.
+    #[arg(long, value_name = "N")]
+    pub(crate) canary: Option<u32>,
+    /// How many units of a pool may be unavailable at once: `N` or `N%`. Default: 1 or 10 %, whichever is larger.
+    #[arg(long, value_name = "N|N%")]
+    pub(crate) max_unavailable: Option<MaxUnavailable>,
+    /// Count a fleet without hosts or units as converged.
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
+    /// Converge without hosts that are silent.
+    #[arg(long)]
+    pub(crate) ignore_silent: bool,
+    /// Let plain Python processes on a terminal count too.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Do not converge before N hosts have reported.
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_hosts: Option<u32>,
+    /// Decide everything, do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Why, for the record.
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// A note for the record. May be repeated.
+    #[arg(long, value_name = "K=V")]
+    pub(crate) meta: Vec<KeyValue>,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only this app, or this revision of it, or what these selectors choose.
+    #[arg(value_name = "APP[@REV]|SELECTOR")]
+    pub(crate) targets: Vec<String>,
+    /// Follow a rollout to its end, and exit as `broadcast` would.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How long to follow: `90s`, `15m`, `0` for ever.
+    #[arg(long, value_name = "TIME", default_value = "15m", env = "UNSTALE_TIMEOUT")]
+    pub(crate) timeout: Span,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale why`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// A selector, or a bare process number, or a unit as it is shown: `pid:4711`, `4711`, `celery:4711`.
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: Selector,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale drain`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// What to drain.
+    #[arg(value_name = "SELECTOR", required = true)]
+    pub(crate) selectors: Vec<Selector>,
+    /// How long to wait: `90s`, `15m`, `0` for ever. The drain goes on afterwards.
+    #[arg(long, value_name = "TIME", default_value = "15m", env = "UNSTALE_TIMEOUT")]
+    pub(crate) timeout: Span,
+    /// Time to finish before a unit is called slow.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) grace: Option<Span>,
+    /// When the drain gives up. Default: never, the task in hand is named.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<Span>,
+    /// Go beyond the budget, drain what nothing would bring back, and kill at the deadline.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Ask for it and leave.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Say what would be drained, do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale undrain`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// What to give back.
+    #[arg(value_name = "SELECTOR", required = true)]
+    pub(crate) selectors: Vec<Selector>,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale pause` and `unstale abort`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HandArgs {
+    /// The rollout; may be left out where there is only one.
+    #[arg(value_name = "APP[@REV]")]
+    pub(crate) target: Option<AppTarget>,
+    /// Why, for the record.
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale resume`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) hand: HandArgs,
+    /// Go on knowing that the fleet has N hosts.
+    #[arg(long, value_name = "N")]
+    pub(crate) hosts: Option<u32>,
+    /// Go on beside units that stay down: `N` or `N%`.
+    #[arg(long, value_name = "N|N%")]
+    pub(crate) max_unavailable: Option<MaxUnavailable>,
+}
+
+/// `unstale demo`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Use this virtual environment, which has celery, sqlalchemy and supervisor, instead of a private one.
+    #[arg(long, value_name = "DIR", env = "UNSTALE_DEMO_VENV")]
+    pub(crate) venv: Option<PathBuf>,
+    /// The Python that a private virtual environment is made with.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3", env = "UNSTALE_DEMO_PYTHON")]
+    pub(crate) python: PathBuf,
+}
+
+/// `unstale doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale state dump`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StateDumpArgs {
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+}

@@ -1,0 +1,138 @@
+//! `unstale drain` and `undrain`: units out of work by hand, and back.
+
+use crate::api::{Drain, DrainRequest, DrainStanding, Drains, Status};
+use crate::cli::{DrainArgs, LogArgs, Output, Selector, Span, Surroundings, UndrainArgs};
+use crate::client::{Client, encoded};
+use crate::render;
+use crate::render::progress::Progress;
+use crate::report::{self, Exit};
+use anyhow::bail;
+use std::time::Duration;
+
+/// How often the drains are read again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(args: DrainArgs, log: LogArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
+    let client = Client::find(&args.coordinator, &surroundings).await?;
+    let ms = |span: Option<Span>| {
+        let limit = span.and_then(Span::limit)?;
+        u64::try_from(limit.as_millis()).ok()
+    };
+    let request = DrainRequest {
+        selectors: args.selectors,
+        grace_ms: ms(args.grace),
+        deadline_ms: ms(args.deadline),
+        force: args.force,
+        dry_run: args.dry_run,
+    };
+    let asked: Drains = client.post("/v1/drains", &request).await?;
+    if args.detach || args.dry_run {
+        print(&asked, args.output.output);
+        return Ok(if asked.drains.is_empty() { Exit::Unknown } else { Exit::Clean });
+    }
+    let (drains, ended) = wait(&client, &asked, args.timeout.limit(), log).await?;
+    print(&drains, args.output.output);
+    Ok(ended.unwrap_or_else(|| exit(&drains)))
+}
+
+pub(super) async fn undo(args: UndrainArgs, log: LogArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
+    let client = Client::find(&args.coordinator, &surroundings).await?;
+    let status: Status = client.get("/v1/status").await?;
+    let chosen: Vec<&Drain> = status.drains.iter().filter(|drain| is_chosen(drain, &args.selectors, &status)).collect();
+    if chosen.is_empty() {
+        bail!("no drained unit matches; `unstale status` lists them");
+    }
+    let mut asked = Drains { schema: "unstale.drain/1".to_owned(), drains: Vec::new() };
+    for drain in chosen {
+        let answer: Drains = client.delete(&format!("/v1/drains/{}", encoded(&drain.id))).await?;
+        asked.drains.extend(answer.drains);
+    }
+    let (drains, ended) = wait(&client, &asked, Some(Duration::from_mins(15)), log).await?;
+    print(&drains, args.output.output);
+    Ok(ended.unwrap_or_else(|| exit(&drains)))
+}
+
+fn is_chosen(drain: &Drain, selectors: &[Selector], status: &Status) -> bool {
+    let slot = || {
+        let host = status.hosts.iter().find(|host| host.host == drain.host)?;
+        host.slots.iter().find(|slot| slot.slot == drain.slot)
+    };
+    selectors.iter().any(|selector| match selector {
+        Selector::Host(name) => drain.host == name.as_str(),
+        Selector::Slot(id) => drain.slot == id.as_str(),
+        Selector::Unit(id) => slot().is_some_and(|slot| slot.unit.as_deref() == Some(id.as_str())),
+        Selector::Pid(pid) => slot().is_some_and(|slot| slot.pid == Some(pid.0)),
+        // A drained slot has no unit left that could belong to an app or a pool: its kind and service are in its name.
+        Selector::App(_) | Selector::Pool(_) => drain.slot.contains(&selector.to_string()),
+    })
+}
+
+/// Waits until every drain that was asked for has ended. A wait that ends first says how.
+async fn wait(
+    client: &Client,
+    asked: &Drains,
+    limit: Option<Duration>,
+    log: LogArgs,
+) -> anyhow::Result<(Drains, Option<Exit>)> {
+    let ids: Vec<&str> = asked.drains.iter().map(|drain| drain.id.as_str()).collect();
+    let mut progress =
+        Progress::start(log, &format!("waiting for {}", render::count(u32::try_from(ids.len())?, "unit")));
+    let mut drains = asked.clone();
+    let watch = async {
+        loop {
+            if drains.drains.iter().all(|drain| drain.standing.is_end()) {
+                return Ok::<(), crate::client::ClientError>(());
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let status: Status = client.get("/v1/status").await?;
+            for drain in &mut drains.drains {
+                match status.drains.iter().find(|now| now.id == drain.id) {
+                    Some(now) => drain.clone_from(now),
+                    // What was given back is no longer listed.
+                    None if drain.standing == DrainStanding::Returning => drain.standing = DrainStanding::Returned,
+                    None => {}
+                }
+            }
+            if let Some(open) = drains.drains.iter().find(|drain| render::status::is_open(drain.standing)) {
+                let text = format!("{} {}: {}", open.slot, open.standing.words(), open.because);
+                progress.show(&render::plain(&text));
+            }
+        }
+    };
+    let limit = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        result = watch => {
+            result?;
+            None
+        }
+        () = limit => Some(Exit::Unknown),
+        _ = tokio::signal::ctrl_c() => Some(Exit::Detached),
+    };
+    progress.finish();
+    match ended {
+        Some(Exit::Unknown) => report::note("The time limit passed; the drain goes on: `unstale status` shows it."),
+        Some(Exit::Detached) => report::note("Detached; the drain goes on: `unstale status` shows it."),
+        _ => {}
+    }
+    Ok((drains, ended))
+}
+
+fn print(drains: &Drains, form: Output) {
+    match form {
+        Output::Json => report::answer_json(drains),
+        Output::Text => report::answer(&render::drain::text(drains)),
+    }
+}
+
+fn exit(drains: &Drains) -> Exit {
+    if drains.drains.is_empty() {
+        // Nothing was taken out of work, so nothing is proven.
+        return Exit::Unknown;
+    }
+    if drains.drains.iter().any(|drain| drain.standing == DrainStanding::Failed) { Exit::Stale } else { Exit::Clean }
+}

@@ -1,0 +1,117 @@
+//! Waiting for a rollout: its events as they happen, until it ends, time runs out or Ctrl-C.
+//!
+//! The wait changes nothing: a caller that goes away leaves the rollout as it is.
+
+use crate::api::{Outcome, Rollout};
+use crate::cli::{AppTarget, LogArgs};
+use crate::client::{Client, ClientError};
+use crate::render::progress::{self, Progress};
+use crate::report::Exit;
+use std::time::Duration;
+
+/// How often the counts are read while nothing happens.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What is waited for, and how long.
+#[derive(Debug)]
+pub(super) struct Wait<'a> {
+    pub(super) client: &'a Client,
+    pub(super) target: &'a AppTarget,
+    /// The event that counts start after; `None` for the rollout's whole life.
+    pub(super) since: Option<u64>,
+    /// Without a limit where `None`.
+    pub(super) limit: Option<Duration>,
+    pub(super) log: LogArgs,
+}
+
+impl Wait<'_> {
+    /// Waits for the end; returns how the rollout stands when the wait ends, for whatever reason.
+    ///
+    /// # Errors
+    /// [`ClientError`], once the coordinator has not come back within half a minute.
+    pub(super) async fn run(self) -> Result<Rollout, ClientError> {
+        let mut progress = Progress::start(self.log, &format!("waiting for {}", self.target));
+        let result = self.follow(&mut progress).await;
+        progress.finish();
+        result
+    }
+
+    async fn follow(&self, progress: &mut Progress) -> Result<Rollout, ClientError> {
+        let limit = async {
+            match self.limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let interrupt = async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                // Without a handler the signal ends the process, which detaches all the same.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::pin!(limit, interrupt);
+        let mut after = self.since.unwrap_or(0);
+        let mut last = self.look().await?;
+        loop {
+            progress.show(&progress::line(&last));
+            if last.outcome.is_end() {
+                return Ok(last);
+            }
+            tokio::select! {
+                looked = self.next(&mut after, progress) => last = looked?,
+                () = &mut limit => return Ok(Rollout { outcome: Outcome::Timeout, ..self.look().await? }),
+                () = &mut interrupt => return Ok(Rollout { outcome: Outcome::Detached, ..last }),
+            }
+        }
+    }
+
+    /// Waits for the next events, or for a while, and looks again.
+    async fn next(&self, after: &mut u64, progress: &Progress) -> Result<Rollout, ClientError> {
+        let path = format!("{}/events?after={after}", self.path());
+        let read = async {
+            let mut events = self.client.events(&path).await?;
+            while let Some(event) = events.next().await? {
+                *after = event.number;
+                progress.happened(&event);
+            }
+            Ok::<(), ClientError>(())
+        };
+        if tokio::time::timeout(LOOK_INTERVAL, read).await.is_ok() {
+            // The stream ended: so has the rollout, or the coordinator. A short pause keeps a loop from spinning.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.look().await
+    }
+
+    /// Reads the counts; a coordinator that is being restarted is waited for.
+    async fn look(&self) -> Result<Rollout, ClientError> {
+        let since = self.since.map(|since| format!("?since={since}")).unwrap_or_default();
+        let path = format!("{}{since}", self.path());
+        let mut tries = 0;
+        loop {
+            match self.client.get(&path).await {
+                Err(ClientError::NobodyListens { .. } | ClientError::Broken { .. }) if tries < 60 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn path(&self) -> String {
+        super::abort::path(self.target)
+    }
+}
+
+/// Returns the exit code of a rollout that ended, or of a wait that did.
+pub(super) fn exit(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Converged => Exit::Clean,
+        Outcome::Failed | Outcome::Refused => Exit::Stale,
+        Outcome::Incomplete | Outcome::Timeout | Outcome::InProgress | Outcome::Paused => Exit::Unknown,
+        Outcome::Halted => Exit::Halted,
+        Outcome::Superseded | Outcome::Aborted => Exit::Aborted,
+        Outcome::Detached => Exit::Detached,
+    }
+}

@@ -1,0 +1,194 @@
+//! `status` as text: apps, hosts, what is not fresh, and what blocks.
+
+use super::{elapsed, plain, style, table};
+use crate::api::{DrainStanding, Outcome, Status, StatusHostApp};
+use std::fmt::Write as _;
+
+/// Returns the answer for people.
+pub(crate) fn text(status: &Status) -> String {
+    let mut out = String::new();
+    if let Some(blocked) = &status.blocked {
+        writeln!(out, "{} {}\n", style::doubtful("blocked:"), plain(blocked)).unwrap_or_default();
+    }
+    if status.apps.is_empty() {
+        out.push_str("Nothing was announced yet: `unstale broadcast --app NAME PATH` does.\n");
+    }
+    for app in &status.apps {
+        let words = app.outcome.as_str().replace('_', " ");
+        let outcome = match app.outcome {
+            Outcome::Converged => style::good(&words),
+            Outcome::Failed | Outcome::Halted => style::bad(&words),
+            _ => style::doubtful(&words),
+        };
+        writeln!(out, "{}  {outcome}", style::strong(&format!("{}@{}", app.app, app.revision))).unwrap_or_default();
+        if let Some(because) = &app.because {
+            writeln!(out, "  because {}", plain(because)).unwrap_or_default();
+        }
+        let by = app.by.as_deref().map(|by| format!("by {}", plain(by)));
+        let why = app.message.as_deref().map(plain);
+        let notes = app.meta.iter().map(|(key, value)| plain(&format!("{key}={value}")));
+        let record: Vec<String> = by.into_iter().chain(why).chain(notes).collect();
+        if !record.is_empty() {
+            writeln!(out, "  {}", style::quiet(&record.join(", "))).unwrap_or_default();
+        }
+    }
+    let mut rows = Vec::new();
+    for host in &status.hosts {
+        let standing = match host.standing.as_str() {
+            "reporting" => style::good("reporting"),
+            other => style::doubtful(&plain(other)),
+        };
+        let ago = host.reported_ms_ago.map(|ms| format!("{} ago", elapsed(ms))).unwrap_or_default();
+        if host.apps.is_empty() {
+            rows.push(vec![style::strong(&plain(&host.host)), standing, ago, "no unit of an announced app".to_owned()]);
+            continue;
+        }
+        for (number, (app, state)) in host.apps.iter().enumerate() {
+            let first = number == 0;
+            let only = |text: String| if first { text } else { String::new() };
+            rows.push(vec![
+                only(style::strong(&plain(&host.host))),
+                only(standing.clone()),
+                only(ago.clone()),
+                format!("{app}@{}", state.revision),
+                matrix(state),
+            ]);
+        }
+    }
+    if !rows.is_empty() {
+        out.push('\n');
+        for line in table(&rows) {
+            writeln!(out, "{line}").unwrap_or_default();
+        }
+    }
+    for host in &status.hosts {
+        if let Some(because) = &host.because {
+            writeln!(out, "\n{}: {}", style::strong(&plain(&host.host)), plain(because)).unwrap_or_default();
+        }
+        let slots: Vec<_> = host.slots.iter().filter(|slot| slot.verdict != "fresh" || slot.phase != "up").collect();
+        if slots.is_empty() {
+            continue;
+        }
+        writeln!(out, "\nOn {}:", style::strong(&plain(&host.host))).unwrap_or_default();
+        for slot in slots {
+            let verdict = match slot.verdict.as_str() {
+                "stale" => style::bad("stale"),
+                "fresh" => style::good("fresh"),
+                other => style::doubtful(&plain(other)),
+            };
+            let unit = slot
+                .unit
+                .as_deref()
+                .map_or_else(|| plain(&slot.slot), |unit| format!("{} in {}", plain(unit), plain(&slot.slot)));
+            writeln!(out, "  {verdict}, {}  {unit}", plain(&slot.phase.replace('_', " "))).unwrap_or_default();
+            writeln!(out, "      because {}", plain(&slot.because)).unwrap_or_default();
+        }
+        if host.omitted > 0 {
+            writeln!(out, "  and {} more that its report had no room for", host.omitted).unwrap_or_default();
+        }
+    }
+    if !status.drains.is_empty() {
+        out.push_str("\nTaken out of work by hand:\n");
+        out.push_str(&super::drain::lines(&status.drains));
+    }
+    out
+}
+
+fn matrix(state: &StatusHostApp) -> String {
+    let units = &state.units;
+    let all = [
+        (units.failed, "failed", true),
+        (units.stale, "stale", true),
+        (units.blocked, "cannot be restarted", true),
+        (units.unknown, "unknown", true),
+        (units.waiting, "waiting for source", true),
+        (units.acting, "under way", true),
+        (units.fresh, "fresh", false),
+        (units.gone, "gone", false),
+    ];
+    let mut parts: Vec<String> = all
+        .iter()
+        .filter(|(number, _, _)| *number > 0)
+        .map(|(number, word, doubtful)| {
+            let text = format!("{number} {word}");
+            if *doubtful { style::doubtful(&text) } else { text }
+        })
+        .collect();
+    if state.converged {
+        parts.insert(0, style::good("converged"));
+    }
+    if let Some(waiting) = &state.waiting {
+        parts.push(format!("({})", plain(waiting)));
+    }
+    if parts.is_empty() { "no unit".to_owned() } else { parts.join(", ") }
+}
+
+/// Tells whether a drain still has to end.
+pub(crate) fn is_open(standing: DrainStanding) -> bool {
+    !standing.is_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{StatusApp, StatusHost, StatusSlot};
+    use std::collections::BTreeMap;
+    use unstale_protocol::ids::{AppName, Revision};
+    use unstale_protocol::message::UnitCounts;
+
+    #[test]
+    fn a_fleet_is_a_matrix_of_hosts_and_apps() {
+        let shop = AppName::new("shop").unwrap();
+        let state = StatusHostApp {
+            revision: Revision(7),
+            units: UnitCounts { fresh: 3, stale: 1, ..UnitCounts::default() },
+            ..StatusHostApp::default()
+        };
+        let status = Status {
+            apps: vec![StatusApp {
+                app: shop.clone(),
+                revision: Revision(7),
+                fingerprint: String::new(),
+                outcome: Outcome::InProgress,
+                because: Some("web-3 is not done".into()),
+                announced_at_ms: 0,
+                by: Some("deploy".into()),
+                message: None,
+                meta: BTreeMap::from([("sha".into(), "abc\x07".into())]),
+            }],
+            hosts: vec![StatusHost {
+                host: "web-3".into(),
+                standing: "reporting".into(),
+                reported_ms_ago: Some(1_500),
+                because: None,
+                apps: BTreeMap::from([(shop, state)]),
+                slots: vec![StatusSlot {
+                    slot: "celery/systemd/shop.service".into(),
+                    unit: Some("celery:4711".into()),
+                    pid: Some(4711),
+                    verdict: "stale".into(),
+                    phase: "draining".into(),
+                    because: "task shop.sync is in hand".into(),
+                }],
+                omitted: 0,
+            }],
+            ..Status::default()
+        };
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&status)).to_string(), @r#"
+        shop@7  in progress
+          because web-3 is not done
+          by deploy, sha=abc\u{7}
+
+        web-3  reporting  1.5 s ago  shop@7  1 stale, 3 fresh
+
+        On web-3:
+          stale, draining  celery:4711 in celery/systemd/shop.service
+              because task shop.sync is in hand
+        "#);
+    }
+
+    #[test]
+    fn an_empty_fleet_says_what_to_do() {
+        assert!(text(&Status::default()).contains("unstale broadcast"));
+    }
+}
