@@ -1,0 +1,226 @@
+//! Reads the enums that a live CPython process has really loaded: from outside, without stopping it.
+//!
+//! No ptrace, no signal, nothing of the process is run. What is read: the runtime, `sys.modules`, the
+//! subclasses of `enum.Enum` with their members' values, and SQLAlchemy's mapped classes. Called by the
+//! reader process; everything above [`Source`] is pure and works on recordings too ([`Image`]).
+//!
+//! A reading is accepted only if every bound class is what its module's name leads to, and if the bytes
+//! that would change with it are the same when all is read. Else it is tried again, and in the end the
+//! answer is "changing". Memory is hostile: every length has a bound, every address is checked.
+
+mod bindings;
+mod cache;
+mod denial;
+mod elf;
+mod enums;
+mod facts;
+mod heap;
+mod image;
+mod layout;
+mod linux;
+mod locate;
+mod modules;
+mod source;
+mod value;
+mod walk;
+
+pub use cache::Cache;
+pub use image::{Image, ImageError};
+pub use linux::LinuxProcess;
+pub use source::{Copied, Fault, Mapping, Source, Span};
+
+use crate::reading::{Cost, Outcome, ReadOptions, Reading};
+use cache::Known;
+use source::{Buffers, Touched};
+use std::time::Duration;
+use unstale_protocol::ids::ProcessIdentity;
+
+/// Most times that a walk is tried again.
+const MAX_RETRIES: u32 = 20;
+/// Pause before the next try.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Why a walk ended without an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// An address is not mapped.
+    #[error("no memory at {0:#x}")]
+    Unmapped(u64),
+    /// Something is not what it must be.
+    #[error("{0} makes no sense")]
+    Implausible(&'static str),
+    /// Guarded bytes changed.
+    #[error("classes changed while they were read")]
+    Changed,
+    /// A bound was reached.
+    #[error("more than the bound of {0}")]
+    Limit(&'static str),
+    /// Something is not there yet.
+    #[error("{0}")]
+    Starting(String),
+    /// The process is no CPython of a known version.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The kernel refused.
+    #[error("denied")]
+    Denied,
+    /// The process is gone.
+    #[error("gone")]
+    Gone,
+    /// Something else went wrong.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Error {
+    /// Tells whether another try may go better.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Unmapped(_) | Self::Implausible(_) | Self::Changed)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Denied => Self::Denied,
+            Fault::Gone => Self::Gone,
+            Fault::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+/// Reads one process.
+///
+/// `cache` holds what earlier reads learnt of this process and of those it was forked from; it only saves
+/// time. Blocks for about a millisecond, and for up to 20 short pauses where classes keep changing; a page
+/// served by a user's file system or `userfaultfd` can block for ever, so the caller must be able to kill
+/// the process that this runs in.
+pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache) -> Reading {
+    let mut reading = blank(identity);
+    let process = match linux::open(identity, options.through_mem) {
+        Ok(process) => process,
+        Err(error) => {
+            reading.outcome = outcome(error, identity, false);
+            return reading;
+        }
+    };
+    let mut known = cache.take(identity, process.parent);
+    let mut buffers = cache.take_buffers();
+    let answer = tries(&process.source, options, &mut known, &mut buffers, &mut reading.cost, &mut pause);
+    cache.give_buffers(buffers);
+    let same = linux::is_same(identity);
+    match answer {
+        _ if !same => reading.outcome = Outcome::Gone,
+        Ok(answer) => {
+            reading.outcome = Outcome::Complete;
+            fill(&mut reading, answer);
+            if let Some(known) = known {
+                cache.put(identity, process.parent, known);
+            }
+        }
+        Err((error, changed)) => reading.outcome = outcome(error, identity, changed),
+    }
+    reading
+}
+
+/// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process.
+pub fn read_source(source: &dyn Source, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
+    let mut reading = blank(identity);
+    match tries(source, options, &mut None, &mut Buffers::default(), &mut reading.cost, &mut || ()) {
+        Ok(answer) => {
+            reading.outcome = Outcome::Complete;
+            fill(&mut reading, answer);
+        }
+        Err((error, changed)) => reading.outcome = outcome(error, identity, changed),
+    }
+    reading
+}
+
+/// Records every byte that a read of a process looks at, for tests. The names of mapped files lose their
+/// directories.
+///
+/// # Errors
+/// Why the process could not be read.
+pub fn record(identity: ProcessIdentity, options: &ReadOptions) -> Result<Image, String> {
+    let process = linux::open(identity, options.through_mem).map_err(|error| error.to_string())?;
+    let mut failure = String::new();
+    for _ in 0..=MAX_RETRIES {
+        let mut attempt = walk::Attempt::new(&process.source, options, Buffers::default());
+        attempt.heap_space().touch(Touched::new());
+        match attempt.run(&mut None) {
+            Ok(_) => return attempt.into_image().map_err(|error| error.to_string()),
+            Err(error) => failure = error.to_string(),
+        }
+        pause();
+    }
+    Err(failure)
+}
+
+fn blank(identity: ProcessIdentity) -> Reading {
+    Reading {
+        identity,
+        outcome: Outcome::Gone,
+        interpreter: None,
+        modules: Vec::new(),
+        enums: Vec::new(),
+        mapped: Vec::new(),
+        cost: Cost::default(),
+    }
+}
+
+fn fill(reading: &mut Reading, answer: walk::Answer) {
+    reading.interpreter = Some(answer.interpreter);
+    reading.modules = answer.modules;
+    reading.enums = answer.enums;
+    reading.mapped = answer.mapped;
+}
+
+/// Walks until an answer holds still; on failure tells also whether something was seen to change.
+fn tries(
+    source: &dyn Source,
+    options: &ReadOptions,
+    known: &mut Option<Known>,
+    buffers: &mut Buffers,
+    cost: &mut Cost,
+    pause: &mut dyn FnMut(),
+) -> Result<walk::Answer, (Error, bool)> {
+    let mut changed = false;
+    loop {
+        let mut attempt = walk::Attempt::new(source, options, std::mem::take(buffers));
+        let answer = attempt.run(known);
+        let (used, spent) = attempt.finish();
+        *buffers = used;
+        cost.calls = cost.calls.saturating_add(spent.calls);
+        cost.bytes = cost.bytes.saturating_add(spent.bytes);
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_passing() && cost.retries < MAX_RETRIES => {
+                changed |= error == Error::Changed;
+                *known = None;
+                cost.retries += 1;
+                pause();
+            }
+            Err(error) => return Err((error, changed)),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the reader process has no executor; memory needs a moment to settle")]
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
+fn outcome(error: Error, identity: ProcessIdentity, changed: bool) -> Outcome {
+    match error {
+        Error::Changed => Outcome::Changing(error.to_string()),
+        Error::Unmapped(_) | Error::Implausible(_) if changed => {
+            Outcome::Changing("classes went on changing".to_owned())
+        }
+        Error::Unmapped(_) | Error::Implausible(_) | Error::Other(_) => Outcome::Damaged(error.to_string()),
+        Error::Limit(_) => Outcome::Limit(error.to_string()),
+        Error::Starting(why) => Outcome::Starting(why),
+        Error::Unsupported(what) => Outcome::Unsupported(what),
+        Error::Denied => Outcome::Denied(denial::explain(identity.pid)),
+        Error::Gone => Outcome::Gone,
+    }
+}

@@ -1,0 +1,413 @@
+//! Enum classes: found through the subclasses of `enum.Enum`, read from their own dicts.
+//!
+//! Walking the subclasses costs the number of enums, not of modules, and finds nested and function-local
+//! classes. A class counts as read only if its module's name still leads to it: half-built and dying
+//! classes can be stable for a while, but are never bound.
+
+use super::Error;
+use super::heap::{Entry, Heap, MAX_BASES, Type};
+use super::modules::{ALL, Modules, Origin};
+use super::source::{ByAddress, Span};
+use super::value::Values;
+use crate::reading::{LoadedEnum, Standing};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use unstale_protocol::enumdef::{Alias, EnumDef, Member};
+use unstale_protocol::ids::EnumName;
+use unstale_protocol::value::Value;
+
+/// Most classes below `enum.Enum`.
+const MAX_CLASSES: usize = 10_000;
+/// Deepest tree of classes.
+const MAX_LEVELS: usize = 64;
+/// Most names of one class.
+const MAX_NAMES: u64 = 65_536;
+/// Most names of all classes.
+const MAX_ALL_NAMES: usize = 200_000;
+/// Most parts of a qualified name.
+const MAX_PARTS: usize = 32;
+
+/// A class that is reported.
+#[derive(Debug)]
+pub(crate) struct Class {
+    pub(crate) address: u64,
+    kind: Arc<Type>,
+    pub(crate) name: EnumName,
+    /// Its module, by index in `Modules::list`.
+    pub(crate) module: Option<usize>,
+    pub(crate) standing: Standing,
+}
+
+/// What was read of the enums of one interpreter.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) enums: Vec<LoadedEnum>,
+    /// Modules that hold them, by index, sorted.
+    pub(crate) modules: Vec<usize>,
+    /// Classes that are not bound, by place in `enums`, and what must hold still for them to count.
+    pub(crate) unbound: Vec<(usize, Vec<Span>)>,
+}
+
+/// Finds the class `enum.Enum` of an interpreter.
+pub(crate) fn root(heap: &mut Heap<'_>, modules: &Modules) -> Result<u64, Error> {
+    let starting = || Error::Starting("enum is not imported yet".to_owned());
+    let dict = modules.dict_of(heap, "enum")?.ok_or_else(starting)?;
+    heap.fetch_dicts(&[dict], ALL)?;
+    let entries = heap.entries(dict, ALL)?;
+    let found = heap.find(&entries, "Enum")?.ok_or_else(starting)?;
+    if is_root(heap, found.value)? { Ok(found.value) } else { Err(starting()) }
+}
+
+/// Tells whether an object is `enum.Enum`.
+pub(crate) fn is_root(heap: &mut Heap<'_>, object: u64) -> Result<bool, Error> {
+    let meta = heap.type_of(object)?;
+    if !matches!(&*meta.name, "EnumMeta" | "EnumType") {
+        return Ok(false);
+    }
+    Ok(&*heap.type_at(object)?.name == "Enum")
+}
+
+/// Lists the classes below a class, breadth first.
+fn subclasses(heap: &mut Heap<'_>, root: u64) -> Result<Vec<Arc<Type>>, Error> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    let mut level = vec![root];
+    for _ in 0..MAX_LEVELS {
+        if level.is_empty() {
+            return Ok(found);
+        }
+        let dicts = subclass_dicts(heap, &level, &mut found)?;
+        heap.fetch_dicts(&dicts, ALL)?;
+        let mut references = Vec::new();
+        for dict in dicts {
+            references.extend(heap.entries(dict, ALL)?.into_iter().map(|entry| entry.value));
+        }
+        for reference in &references {
+            heap.space.want(*reference, heap.layout.header + 8);
+        }
+        heap.space.fetch()?;
+        let mut next = Vec::new();
+        for reference in references {
+            // `PyWeakReference.wr_object`; `None` once the class is dead.
+            let class = heap.space.pointer(reference + heap.layout.header)?;
+            if seen.insert(class) {
+                next.push(class);
+            }
+        }
+        if seen.len() > MAX_CLASSES {
+            return Err(Error::Limit("enum classes (10,000)"));
+        }
+        for class in &next {
+            heap.want_heap_type(*class);
+        }
+        heap.space.fetch()?;
+        level.clear();
+        for class in next {
+            if heap.is_type(class)? {
+                level.push(class);
+            }
+        }
+    }
+    Err(Error::Limit("levels of enum classes (64)"))
+}
+
+fn subclass_dicts(heap: &mut Heap<'_>, level: &[u64], found: &mut Vec<Arc<Type>>) -> Result<Vec<u64>, Error> {
+    let mut dicts = Vec::new();
+    for class in level {
+        let kind = heap.type_at(*class)?;
+        if kind.subclasses != 0 {
+            dicts.push(kind.subclasses);
+        }
+        found.push(kind);
+    }
+    Ok(dicts)
+}
+
+/// Reads the enums of one interpreter that are wanted.
+pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, root: u64, all: bool) -> Result<Found, Error> {
+    let tree = subclasses(heap, root)?;
+    if tree.len() < 2 {
+        return Err(Error::Starting("enum has no classes yet".to_owned()));
+    }
+    let mut classes = select(heap, modules, &tree, all)?;
+    let indexes = module_indexes(&classes);
+    let dicts: ByAddress<usize, u64> = modules.dicts(heap, &indexes, ALL)?.into_iter().collect();
+    let qualnames: Vec<u64> = classes.iter().map(|class| class.kind.qualname).collect();
+    heap.fetch_texts(qualnames)?;
+    for class in &mut classes {
+        class.name.qualname = heap.text(class.kind.qualname)?.to_string();
+        let dict = class.module.and_then(|index| dicts.get(&index)).copied();
+        class.standing = standing(heap, dict, &class.name.qualname, class.address)?;
+        if class.standing == Standing::Bound
+            && let Some(index) = class.module
+        {
+            modules.guard(heap, index);
+        }
+    }
+    let mut found = members(heap, modules, &classes)?;
+    found.modules = module_indexes(&classes);
+    Ok(found)
+}
+
+fn module_indexes(classes: &[Class]) -> Vec<usize> {
+    let mut indexes: Vec<usize> = classes.iter().filter_map(|class| class.module).collect();
+    indexes.sort_unstable();
+    indexes.dedup();
+    indexes
+}
+
+/// Picks the classes of wanted modules.
+fn select(heap: &mut Heap<'_>, modules: &Modules, tree: &[Arc<Type>], all: bool) -> Result<Vec<Class>, Error> {
+    const EARLY: u64 = 8;
+    let dicts: Vec<u64> = tree.iter().map(|kind| kind.dict).filter(|dict| *dict != 0).collect();
+    heap.fetch_dicts(&dicts, EARLY)?;
+    let mut classes = Vec::new();
+    for kind in tree.iter().filter(|kind| kind.dict != 0) {
+        let Some(text) = module_of(heap, kind.dict, EARLY)? else { continue };
+        let module = modules.of_text(heap, text)?;
+        let origin = match module.and_then(|index| modules.list.get(index)) {
+            Some(module) => module.known.origin,
+            None => match heap.key_text(text)? {
+                Some(name) => modules.origin_of_name(&name),
+                None => continue,
+            },
+        };
+        let wanted = match origin {
+            Origin::FirstParty => true,
+            Origin::Foreign => all,
+            Origin::NoFile => false,
+        };
+        if !wanted {
+            continue;
+        }
+        let Some(name) = heap.key_text(text)? else { continue };
+        if &*name != "enum" {
+            classes.push(Class {
+                address: kind.address,
+                kind: Arc::clone(kind),
+                name: EnumName::new(&*name, ""),
+                module,
+                standing: Standing::Unreachable,
+            });
+        }
+    }
+    Ok(classes)
+}
+
+/// Returns the text object `__module__` of a class's dict.
+fn module_of(heap: &mut Heap<'_>, dict: u64, early: u64) -> Result<Option<u64>, Error> {
+    let entries = heap.entries(dict, early)?;
+    if let Some(entry) = heap.find(&entries, "__module__")? {
+        return Ok(Some(entry.value));
+    }
+    let entries = heap.entries(dict, ALL)?;
+    Ok(heap.find(&entries, "__module__")?.map(|entry| entry.value))
+}
+
+/// Finds out where a class hangs, and guards the way to it where it is bound.
+pub(crate) fn standing(
+    heap: &mut Heap<'_>,
+    module_dict: Option<u64>,
+    qualname: &str,
+    class: u64,
+) -> Result<Standing, Error> {
+    let Some(mut dict) = module_dict else { return Ok(Standing::Unreachable) };
+    let parts: Vec<&str> = qualname.split('.').take(MAX_PARTS + 1).collect();
+    if parts.len() > MAX_PARTS || parts.contains(&"<locals>") {
+        return Ok(Standing::Unreachable);
+    }
+    let before = heap.space.guarded();
+    let Some((last, outer)) = parts.split_last() else { return Ok(Standing::Unreachable) };
+    for part in outer {
+        let entries = heap.entries(dict, ALL)?;
+        let Some(entry) = heap.find_text(&entries, part)? else {
+            heap.space.release(before);
+            return Ok(Standing::Unreachable);
+        };
+        if !heap.is_type(entry.value)? {
+            heap.space.release(before);
+            return Ok(Standing::Unreachable);
+        }
+        heap.guard_table(dict)?;
+        heap.space.guard(entry.slot, 16);
+        dict = heap.type_at(entry.value)?.dict;
+        if dict == 0 {
+            heap.space.release(before);
+            return Ok(Standing::Unreachable);
+        }
+    }
+    let entries = heap.entries(dict, ALL)?;
+    for entry in entries.iter().filter(|entry| entry.value == class) {
+        if heap.key_text(entry.key)?.is_some_and(|text| &*text == *last) {
+            heap.guard_table(dict)?;
+            heap.space.guard(entry.slot, 16);
+            return Ok(Standing::Bound);
+        }
+    }
+    heap.space.release(before);
+    match heap.find_text(&entries, last)? {
+        Some(entry) if heap.is_type(entry.value)? => Ok(Standing::Twin),
+        _ => Ok(Standing::Unreachable),
+    }
+}
+
+/// A class with what its `_member_map_` holds.
+#[derive(Debug, Default)]
+struct Names {
+    /// Name and member, in the map's order.
+    pairs: Vec<Entry>,
+    /// The guards of an unbound class.
+    guards: Vec<Span>,
+    /// The class could not be read: it is half-built or dying.
+    damaged: bool,
+}
+
+fn members(heap: &mut Heap<'_>, modules: &Modules, classes: &[Class]) -> Result<Found, Error> {
+    let dicts: Vec<u64> = classes.iter().map(|class| class.kind.dict).collect();
+    heap.fetch_dicts(&dicts, ALL)?;
+    let mut maps = Vec::with_capacity(classes.len());
+    for class in classes {
+        let map = map_of(heap, class);
+        maps.push(tolerate(map, class)?);
+    }
+    let found: Vec<u64> = maps.iter().filter_map(|map| map.flatten()).collect();
+    heap.fetch_dicts(&found, ALL)?;
+    let mut all_names = 0;
+    let mut names = Vec::with_capacity(classes.len());
+    for (class, map) in classes.iter().zip(maps) {
+        let read = match map {
+            None => Ok(Names { damaged: true, ..Names::default() }),
+            Some(None) => Ok(Names::default()),
+            Some(Some(map)) => names_of(heap, class, map),
+        };
+        let read = tolerate(read, class)?.unwrap_or(Names { damaged: true, ..Names::default() });
+        all_names += read.pairs.len();
+        if all_names > MAX_ALL_NAMES {
+            return Err(Error::Limit("members of all enums (200,000)"));
+        }
+        names.push(read);
+    }
+    fetch_members(heap, &names)?;
+    let mut values = Values::default();
+    fetch_values(heap, &names)?;
+    let mut found = Found::default();
+    for (class, names) in classes.iter().zip(names) {
+        if names.damaged || names.pairs.is_empty() {
+            continue;
+        }
+        let definition = define(heap, &mut values, class, &names.pairs);
+        let Some(definition) = tolerate(definition, class)? else { continue };
+        let Some(bases) = tolerate(bases(heap, &class.kind), class)? else { continue };
+        if class.standing != Standing::Bound {
+            found.unbound.push((found.enums.len(), names.guards));
+        }
+        let module_key =
+            class.module.and_then(|index| modules.list.get(index)).map(|module| module.known.name.to_string());
+        found.enums.push(LoadedEnum {
+            name: class.name.clone(),
+            module_key,
+            bases,
+            definition,
+            standing: class.standing,
+            address: class.address,
+        });
+    }
+    Ok(found)
+}
+
+/// What is wrong with a class that is not bound makes it uninteresting; with a bound one it is an error.
+fn tolerate<T>(result: Result<T, Error>, class: &Class) -> Result<Option<T>, Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Unmapped(_) | Error::Implausible(_)) if class.standing != Standing::Bound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the dict `_member_map_` of a class.
+fn map_of(heap: &mut Heap<'_>, class: &Class) -> Result<Option<u64>, Error> {
+    let entries = heap.entries(class.kind.dict, ALL)?;
+    match heap.find(&entries, "_member_map_")? {
+        Some(entry) => Ok(Some(entry.value)),
+        None => Ok(None),
+    }
+}
+
+fn names_of(heap: &mut Heap<'_>, class: &Class, map: u64) -> Result<Names, Error> {
+    if heap.type_of(map)?.flags & super::heap::DICT_TYPE == 0 {
+        return Err(Error::Implausible("_member_map_"));
+    }
+    let pairs = heap.entries(map, MAX_NAMES + 1)?;
+    if pairs.len() as u64 > MAX_NAMES {
+        return Err(Error::Limit("members of one enum (65,536)"));
+    }
+    let before = heap.space.guarded();
+    let start = heap.layout.ob_type();
+    let len = usize::try_from(heap.layout.heap_type_end() - start).unwrap_or(0);
+    heap.space.guard(class.address + start, len);
+    heap.guard_dict(class.kind.dict)?;
+    heap.guard_dict(map)?;
+    let guards = if class.standing == Standing::Bound { Vec::new() } else { heap.space.take_guards(before) };
+    Ok(Names { pairs, guards, damaged: false })
+}
+
+fn fetch_members(heap: &mut Heap<'_>, names: &[Names]) -> Result<(), Error> {
+    let members: Vec<u64> = names.iter().flat_map(|names| &names.pairs).map(|pair| pair.value).collect();
+    for member in &members {
+        heap.space.want(*member, heap.layout.header + 8);
+    }
+    for pair in names.iter().flat_map(|names| &names.pairs) {
+        heap.space.want_in_page(pair.key, 80);
+    }
+    heap.space.fetch()?;
+    let mut typed = Vec::with_capacity(members.len());
+    for member in members {
+        if let Ok(kind) = heap.type_of(member) {
+            typed.push((member, kind));
+        }
+    }
+    heap.fetch_attributes(&typed)
+}
+
+fn fetch_values(heap: &mut Heap<'_>, names: &[Names]) -> Result<(), Error> {
+    let mut wanted = Vec::new();
+    for pair in names.iter().flat_map(|names| &names.pairs) {
+        if let Ok(attributes) = heap.attributes(pair.value)
+            && let Ok(Some(value)) = heap.find(&attributes, "_value_")
+        {
+            wanted.push(value.value);
+        }
+    }
+    Values::fetch(heap, &wanted)
+}
+
+fn define(heap: &mut Heap<'_>, values: &mut Values, class: &Class, pairs: &[Entry]) -> Result<EnumDef, Error> {
+    let mut definition = EnumDef::default();
+    for pair in pairs {
+        let name = heap.text(pair.key)?;
+        let attributes = heap.attributes(pair.value)?;
+        let canonical = match heap.find(&attributes, "_name_")? {
+            Some(entry) if entry.value == pair.key => None,
+            Some(entry) => heap.key_text(entry.value)?.filter(|own| *own != name),
+            None => None,
+        };
+        if let Some(canonical) = canonical {
+            definition.aliases.push(Alias { name: name.to_string(), canonical: canonical.to_string() });
+            continue;
+        }
+        let value = match heap.find(&attributes, "_value_")? {
+            Some(entry) => values.read(heap, entry.value)?,
+            None => Value::Opaque { type_name: class.kind.short_name().to_owned() },
+        };
+        definition.members.push(Member { name: name.to_string(), value });
+    }
+    Ok(definition)
+}
+
+fn bases(heap: &mut Heap<'_>, kind: &Type) -> Result<Vec<String>, Error> {
+    if kind.bases == 0 {
+        return Ok(Vec::new());
+    }
+    let bases = heap.tuple(kind.bases, MAX_BASES)?;
+    bases.into_iter().map(|base| Ok(heap.type_at(base)?.short_name().to_owned())).collect()
+}

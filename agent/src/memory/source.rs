@@ -1,0 +1,396 @@
+//! The one seam to foreign memory, and the page cache above it.
+//!
+//! [`Source`] copies ranges of bytes; who implements it decides where they come from (a live process, a
+//! recording). [`Space`] asks for whole pages, many at a time, and hands out words. Nothing above it
+//! does IO.
+
+use super::Error;
+use crate::reading::Cost;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Granularity of the cache in bytes. Kernels with larger pages read such pieces as well.
+pub(crate) const PAGE: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
+/// Most ranges in one call: `UIO_MAXIOV`, `process_vm_readv(2)`.
+pub(crate) const MAX_SPANS: usize = 1024;
+/// Most bytes copied for one walk.
+const MAX_BYTES: u64 = 64 << 20;
+/// Most calls for one walk.
+const MAX_CALLS: u32 = 5_000;
+/// Longest single range in bytes: the largest dict table that is accepted, and some room.
+const MAX_SPAN: u64 = 16 << 20;
+/// First address above the user half on x86-64 and on aarch64 with 48 bits.
+const ADDRESS_END: u64 = 1 << 48;
+/// The lowest page is never mapped.
+const ADDRESS_START: u64 = 4096;
+
+/// A range of foreign memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// A line of `/proc/PID/maps`, proc(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Offset in the file.
+    pub offset: u64,
+    /// The file, or a name in brackets, or nothing.
+    pub path: String,
+}
+
+/// Why nothing could be read at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The kernel refused (EPERM, EACCES).
+    Denied,
+    /// There is no such process any more (ESRCH).
+    Gone,
+    /// Something else, in words.
+    Other(String),
+}
+
+/// What a call copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Bytes up to the first one that could not be read.
+    pub bytes: usize,
+    /// System calls that it took.
+    pub calls: u32,
+}
+
+/// Foreign memory.
+pub trait Source {
+    /// Copies the ranges one after another into `buffer`, which is as long as all of them together, and
+    /// stops at the first byte that cannot be read.
+    ///
+    /// # Errors
+    /// The process as a whole cannot be read.
+    fn read(&self, spans: &[Span], buffer: &mut [u8]) -> Result<Copied, Fault>;
+
+    /// Returns the mappings in ascending order.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn mappings(&self) -> Result<Vec<Mapping>, Fault>;
+}
+
+/// Tells whether a value can be the address of an object.
+pub(crate) fn plausible(address: u64) -> bool {
+    (ADDRESS_START..ADDRESS_END).contains(&address) && address.is_multiple_of(8)
+}
+
+/// Spreads page numbers and addresses over the buckets of a hash table: Fibonacci hashing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        self.write_u64(rest.iter().fold(1, |word, byte| word << 8 | u64::from(*byte)));
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}
+
+/// A map by address; never iterated where order could leak.
+pub(crate) type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
+
+/// Where a page lies in the buffer.
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    Wanted,
+    Missing,
+    At(usize),
+}
+
+/// Memory for pages, kept between reads so that it is not faulted in each time.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    arena: Vec<u8>,
+    pages: ByAddress<u64, Slot>,
+}
+
+impl Buffers {
+    /// Gives back what only an unusual read needed.
+    pub(crate) fn shrink(&mut self) {
+        const KEEP: usize = 16 << 20;
+        if self.arena.len() > KEEP {
+            self.arena.truncate(KEEP);
+            self.arena.shrink_to_fit();
+        }
+    }
+}
+
+/// What was asked for, byte by byte, where a recording is made.
+pub(crate) type Touched = Vec<(u64, u64)>;
+
+/// Foreign memory as one walk has seen it: each page is copied once.
+pub(crate) struct Space<'s> {
+    source: &'s dyn Source,
+    buffers: Buffers,
+    used: usize,
+    wanted: Vec<u64>,
+    guards: Vec<Span>,
+    cost: Cost,
+    touched: Option<Touched>,
+}
+
+impl<'s> Space<'s> {
+    pub(crate) fn new(source: &'s dyn Source, mut buffers: Buffers) -> Self {
+        buffers.pages.clear();
+        Self { source, buffers, used: 0, wanted: Vec::new(), guards: Vec::new(), cost: Cost::default(), touched: None }
+    }
+
+    /// Remembers from now on which bytes are asked for.
+    pub(crate) fn touch(&mut self, touched: Touched) {
+        self.touched = Some(touched);
+    }
+
+    /// Ends the walk: gives back the buffers and the cost.
+    pub(crate) fn finish(self) -> (Buffers, Cost) {
+        (self.buffers, self.cost)
+    }
+
+    /// Returns which bytes were asked for, and stops remembering.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        self.touched.take().unwrap_or_default()
+    }
+
+    pub(crate) fn source(&self) -> &'s dyn Source {
+        self.source
+    }
+
+    /// Notes that bytes will be needed: they come with the next fetch.
+    pub(crate) fn want(&mut self, at: u64, len: u64) {
+        let Some(end) = at.checked_add(len.max(1) - 1) else { return };
+        if at < ADDRESS_START || end >= ADDRESS_END || len > MAX_SPAN {
+            return;
+        }
+        for page in at / PAGE..=end / PAGE {
+            self.buffers.pages.entry(page).or_insert_with(|| {
+                self.wanted.push(page);
+                Slot::Wanted
+            });
+        }
+    }
+
+    /// Like [`Self::want`], for a guessed length: does not go beyond the first byte's page.
+    pub(crate) fn want_in_page(&mut self, at: u64, len: u64) {
+        self.want(at, len.min(PAGE - at % PAGE));
+    }
+
+    /// Copies all wanted pages.
+    pub(crate) fn fetch(&mut self) -> Result<(), Error> {
+        let mut pages = std::mem::take(&mut self.wanted);
+        pages.sort_unstable();
+        let mut rest = pages.as_slice();
+        while !rest.is_empty() {
+            let (spans, count) = runs(rest);
+            let bytes = self.room(count)?;
+            let buffer = self.buffers.arena.get_mut(self.used..self.used + bytes).ok_or(Error::Limit("buffer"))?;
+            let copied = self.source.read(&spans, buffer)?;
+            self.charge(copied)?;
+            let whole = copied.bytes.min(bytes) / PAGE_BYTES;
+            let (done, after) = rest.split_at(whole.min(rest.len()));
+            for page in done {
+                self.buffers.pages.insert(*page, Slot::At(self.used));
+                self.used += PAGE_BYTES;
+            }
+            rest = after;
+            if whole < count
+                && let Some((missing, after)) = rest.split_first()
+            {
+                self.buffers.pages.insert(*missing, Slot::Missing);
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    fn room(&mut self, pages: usize) -> Result<usize, Error> {
+        let bytes = pages.saturating_mul(PAGE_BYTES);
+        let end = self.used.saturating_add(bytes);
+        if u64::try_from(end).is_ok_and(|end| end > MAX_BYTES) {
+            return Err(Error::Limit("bytes of one read (64 MiB)"));
+        }
+        if self.buffers.arena.len() < end {
+            self.buffers.arena.resize(end, 0);
+        }
+        Ok(bytes)
+    }
+
+    fn charge(&mut self, copied: Copied) -> Result<(), Error> {
+        self.cost.calls = self.cost.calls.saturating_add(copied.calls);
+        self.cost.bytes = self.cost.bytes.saturating_add(u64::try_from(copied.bytes).unwrap_or(u64::MAX));
+        if self.cost.calls > MAX_CALLS {
+            return Err(Error::Limit("calls of one read (5,000)"));
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out of the cache, fetching what is not there.
+    pub(crate) fn copy(&mut self, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        let len = u64::try_from(into.len()).unwrap_or(u64::MAX);
+        let end = at.checked_add(len).ok_or(Error::Unmapped(at))?;
+        if at < ADDRESS_START || end > ADDRESS_END || len > MAX_SPAN {
+            return Err(Error::Unmapped(at));
+        }
+        if let Some(touched) = &mut self.touched {
+            touched.push((at, len));
+        }
+        let mut at = at;
+        let mut into = into;
+        while !into.is_empty() {
+            let page = self.page(at, end)?;
+            let offset = usize::try_from(at % PAGE).unwrap_or(0);
+            let have = page.get(offset..).unwrap_or_default();
+            let count = have.len().min(into.len());
+            let (now, later) = into.split_at_mut(count);
+            now.copy_from_slice(have.get(..count).unwrap_or_default());
+            into = later;
+            at += u64::try_from(count).unwrap_or(PAGE);
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, at: u64, end: u64) -> Result<&[u8], Error> {
+        let number = at / PAGE;
+        if !matches!(self.buffers.pages.get(&number), Some(Slot::At(_) | Slot::Missing)) {
+            self.want(at, end - at);
+            self.fetch()?;
+        }
+        match self.buffers.pages.get(&number) {
+            Some(Slot::At(start)) => self.buffers.arena.get(*start..*start + PAGE_BYTES).ok_or(Error::Unmapped(at)),
+            _ => Err(Error::Unmapped(at)),
+        }
+    }
+
+    /// Reads fixed bytes.
+    pub(crate) fn array<const N: usize>(&mut self, at: u64) -> Result<[u8; N], Error> {
+        let mut bytes = [0; N];
+        self.copy(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads bytes.
+    pub(crate) fn bytes(&mut self, at: u64, len: usize) -> Result<Vec<u8>, Error> {
+        if u64::try_from(len).is_ok_and(|len| len > MAX_SPAN) {
+            return Err(Error::Implausible("length"));
+        }
+        let mut bytes = vec![0; len];
+        self.copy(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads a little-endian word.
+    pub(crate) fn word(&mut self, at: u64) -> Result<u64, Error> {
+        self.array(at).map(u64::from_le_bytes)
+    }
+
+    /// Reads consecutive 32-bit words.
+    pub(crate) fn halves<const N: usize>(&mut self, at: u64) -> Result<[u32; N], Error> {
+        let mut words = [0; N];
+        for (word, at) in words.iter_mut().zip((at..).step_by(4)) {
+            *word = u32::from_le_bytes(self.array(at)?);
+        }
+        Ok(words)
+    }
+
+    /// Reads the address of an object.
+    pub(crate) fn pointer(&mut self, at: u64) -> Result<u64, Error> {
+        match self.word(at)? {
+            address if plausible(address) => Ok(address),
+            _ => Err(Error::Implausible("pointer")),
+        }
+    }
+
+    /// Reads the address of an object, or 0.
+    pub(crate) fn pointer_or_null(&mut self, at: u64) -> Result<u64, Error> {
+        match self.word(at)? {
+            0 => Ok(0),
+            address if plausible(address) => Ok(address),
+            _ => Err(Error::Implausible("pointer")),
+        }
+    }
+
+    /// Demands that these bytes are still the same when the walk is over.
+    pub(crate) fn guard(&mut self, at: u64, len: usize) {
+        self.guards.push(Span { start: at, len });
+    }
+
+    /// How many guards there are: what to give to [`Self::release`].
+    pub(crate) fn guarded(&self) -> usize {
+        self.guards.len()
+    }
+
+    /// Gives up the guards after the first `count`.
+    pub(crate) fn release(&mut self, count: usize) {
+        self.guards.truncate(count);
+    }
+
+    /// Takes away the guards after the first `count`.
+    pub(crate) fn take_guards(&mut self, count: usize) -> Vec<Span> {
+        self.guards.split_off(count.min(self.guards.len()))
+    }
+
+    /// Reads guarded bytes again and tells whether they are what the walk saw.
+    pub(crate) fn holds_still(&mut self, guards: &[Span]) -> Result<bool, Error> {
+        let mut seen = Vec::new();
+        for spans in guards.chunks(MAX_SPANS) {
+            let total: usize = spans.iter().map(|span| span.len).sum();
+            let mut again = vec![0; total];
+            let copied = self.source.read(spans, &mut again)?;
+            self.charge(copied)?;
+            if copied.bytes != total {
+                return Ok(false);
+            }
+            let mut rest = again.as_slice();
+            for span in spans {
+                let (now, after) = rest.split_at(span.len.min(rest.len()));
+                seen.resize(now.len(), 0);
+                self.copy(span.start, &mut seen)?;
+                if seen != now {
+                    return Ok(false);
+                }
+                rest = after;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Joins neighbouring pages to ranges, at most [`MAX_SPANS`], and counts the pages in them.
+fn runs(pages: &[u64]) -> (Vec<Span>, usize) {
+    let mut spans: Vec<Span> = Vec::new();
+    let mut count = 0;
+    let mut next = None;
+    for page in pages {
+        let full = spans.len() == MAX_SPANS;
+        match spans.last_mut() {
+            Some(last) if next == Some(*page) => last.len += PAGE_BYTES,
+            _ if full => break,
+            _ => spans.push(Span { start: page * PAGE, len: PAGE_BYTES }),
+        }
+        next = Some(page + 1);
+        count += 1;
+    }
+    (spans, count)
+}
