@@ -38,6 +38,8 @@ pub struct CoordinatorPolicy {
     pub pools: BTreeMap<PoolName, MaxUnavailable>,
     /// How old a request may be when it is granted.
     pub ask_lifetime: Duration,
+    /// Least pause before the desired state is published again for a host that lags behind.
+    pub republish_interval: Duration,
 }
 
 impl Default for CoordinatorPolicy {
@@ -50,6 +52,7 @@ impl Default for CoordinatorPolicy {
             expected_hosts: BTreeSet::new(),
             pools: BTreeMap::new(),
             ask_lifetime: Duration::from_secs(16),
+            republish_interval: Duration::from_secs(5),
         }
     }
 }
@@ -134,6 +137,8 @@ pub struct Coordinator {
     lost_hosts: bool,
     /// How many hosts an operator said the fleet has.
     stated_hosts: Option<u32>,
+    /// When the desired state was last published.
+    published_at: Moment,
     actions: VecDeque<Action>,
 }
 
@@ -154,6 +159,7 @@ impl Coordinator {
             lease_until: None,
             lost_hosts: false,
             stated_hosts: None,
+            published_at: now,
             actions: VecDeque::new(),
         };
         for record in records {
@@ -213,6 +219,14 @@ impl Coordinator {
     fn next_generation(&mut self) -> Generation {
         self.version.generation = self.version.generation.next();
         self.version.generation
+    }
+
+    /// Publishes the desired state again, for a host that has not taken it in; at most every few seconds.
+    fn publish_again(&mut self, now: Moment) {
+        if now.since(self.published_at) >= self.policy.republish_interval {
+            self.published_at = now;
+            self.actions.push_back(Action::Publish(self.desired()));
+        }
     }
 
     /// Returns the desired state as it stands.

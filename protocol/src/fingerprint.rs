@@ -112,6 +112,11 @@ digest!(
     ValueDigest, 16
 );
 
+digest!(
+    /// 16 random bytes, shown as 32 hexadecimal digits: tells two lives of one counter apart.
+    Salt, 16
+);
+
 impl ValueDigest {
     /// Returns the digest of `value`, or `None` where the value is not wholly known.
     pub fn of(value: &Value) -> Option<Self> {

@@ -3,6 +3,7 @@
 //! Text that people choose (apps, hosts) is checked where it is made; text that is derived
 //! (slots, units, pools) only bounded.
 
+use crate::fingerprint::Salt;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -210,7 +211,7 @@ pub struct Incarnation {
     /// Raised by one at every start of the agent, before anything is sent.
     pub counter: u64,
     /// Drawn at the same time.
-    pub random: u128,
+    pub random: Salt,
 }
 
 /// A schema version by name: `shop@7`.

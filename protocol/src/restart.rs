@@ -258,7 +258,7 @@ impl Restart {
             return;
         }
         if let Err(why) = answer {
-            self.finish(DoneResult::Refused, why, false)
+            self.finish(DoneResult::Refused, why, false);
         } else {
             self.persist(IntentPhase::Stopped);
             self.drain_from(now);

@@ -185,8 +185,9 @@ mod tests {
     use super::*;
 
     fn check(memory: Memory, source: Source, bytecode: Bytecode, verdict: Verdict, cure: Cure) {
-        let judgement = judge(&Layers { memory: memory.clone(), source, bytecode });
-        assert_eq!((judgement.verdict, judgement.cure), (verdict, cure), "{memory:?}: {}", judgement.because);
+        let layers = Layers { memory, source, bytecode };
+        let judgement = judge(&layers);
+        assert_eq!((judgement.verdict, judgement.cure), (verdict, cure), "{layers:?}: {}", judgement.because);
     }
 
     #[test]

@@ -17,6 +17,8 @@ impl Coordinator {
         }
         if report.accepted > self.version {
             self.learn_of_later_reign(report.accepted);
+        } else if report.accepted < self.version {
+            self.publish_again(now);
         }
         let mut records = self.take_in(report, now);
         self.free_permits(report, &mut records);

@@ -35,9 +35,10 @@ impl Host {
             return;
         }
         self.sequence = self.sequence.saturating_add(1);
-        let report = Report { sequence: self.sequence, ..draft };
+        let mut report = Report { sequence: self.sequence, ..draft.clone() };
+        report.omitted = truncate(&mut report.slots);
         self.refused = None;
-        self.reported = Some(report.clone());
+        self.reported = Some(draft);
         self.reported_at = Some(now);
         let interval = self.policy.report_interval;
         let sixth = interval / 6;
@@ -47,7 +48,6 @@ impl Host {
     }
 
     fn draft(&self, now: Moment) -> Report {
-        let (slots, omitted) = self.slot_reports();
         Report {
             host: self.name.clone(),
             incarnation: self.incarnation,
@@ -59,8 +59,8 @@ impl Host {
             leaving: self.leaving,
             apps: self.apps.keys().map(|name| (name.clone(), self.app_report(name))).collect(),
             pools: self.pool_reports(),
-            slots,
-            omitted,
+            slots: self.slot_reports(),
+            omitted: 0,
         }
     }
 
@@ -119,7 +119,7 @@ impl Host {
         pools
     }
 
-    fn slot_reports(&self) -> (Vec<SlotReport>, u32) {
+    fn slot_reports(&self) -> Vec<SlotReport> {
         let mut reports: Vec<_> = self
             .slots
             .iter()
@@ -144,21 +144,26 @@ impl Host {
                 }
             })
             .collect();
-        reports.sort_by_key(|report| (importance(report), report.slot.clone()));
-        let mut room = DETAIL_MAX_BYTES;
-        let total = reports.len();
-        let mut kept = Vec::new();
-        for report in reports {
-            let size = serde_json::to_vec(&report).map_or(usize::MAX, |json| json.len() + SLOT_OVERHEAD_BYTES);
-            if size > room {
-                break;
-            }
-            room -= size;
-            kept.push(report);
-        }
-        let omitted = u32::try_from(total - kept.len()).unwrap_or(u32::MAX);
-        (kept, omitted)
+        reports.sort_by_cached_key(|report| (importance(report), report.slot.clone()));
+        reports
     }
+}
+
+/// Keeps what there is room for, the most important first, and returns how many were left out.
+fn truncate(reports: &mut Vec<SlotReport>) -> u32 {
+    let mut room = DETAIL_MAX_BYTES;
+    let kept = reports
+        .iter()
+        .take_while(|report| {
+            let size = serde_json::to_vec(report).map_or(usize::MAX, |json| json.len() + SLOT_OVERHEAD_BYTES);
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        })
+        .count();
+    let omitted = u32::try_from(reports.len() - kept).unwrap_or(u32::MAX);
+    reports.truncate(kept);
+    omitted
 }
 
 /// Lower comes first: what uses budget, then what is not fresh, then what has changed.
