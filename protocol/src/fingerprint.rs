@@ -117,6 +117,13 @@ digest!(
     Salt, 16
 );
 
+impl Fingerprint {
+    /// Returns the plain SHA-256 of `bytes`: the name by which a manifest's JSON travels.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
 impl ValueDigest {
     /// Returns the digest of `value`, or `None` where the value is not wholly known.
     pub fn of(value: &Value) -> Option<Self> {
