@@ -7,7 +7,9 @@
 pub mod memory;
 pub mod process;
 pub mod purge;
+pub mod python;
 pub mod reading;
 pub mod restart;
+pub mod source;
 pub mod supervisor;
 pub mod watch;

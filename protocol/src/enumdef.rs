@@ -176,7 +176,17 @@ impl Outline {
     fn compare_by(&self, loaded: &Self, same: impl Fn(&str) -> Same) -> Comparison {
         let mut differences = Vec::new();
         let mut undecided = Vec::new();
+        // A value that is not known may equal an earlier one, which makes its name an alias where it is loaded.
+        let may_be_alias = |name: &str| {
+            let is_unknown = |name: &str| self.mark(name).is_some_and(|mark| mark.0.is_none());
+            self.mark(name).is_some()
+                && loaded.aliases.get(name).is_some_and(|canonical| is_unknown(name) || is_unknown(canonical))
+        };
         for (name, _) in &self.members {
+            if may_be_alias(name) {
+                undecided.push(name.clone());
+                continue;
+            }
             if loaded.mark(name).is_none() {
                 differences.push(Difference::Missing { name: name.clone() });
                 continue;
@@ -195,14 +205,13 @@ impl Outline {
         let only_order_is_left = !differences
             .iter()
             .any(|difference| matches!(difference, Difference::Missing { .. } | Difference::Extra { .. }));
-        if only_order_is_left
-            && !self.members.iter().map(|(name, _)| name).eq(loaded.members.iter().map(|(name, _)| name))
-        {
+        let ours = self.members.iter().map(|(name, _)| name).filter(|name| !may_be_alias(name));
+        if only_order_is_left && !ours.eq(loaded.members.iter().map(|(name, _)| name)) {
             differences.push(Difference::Order);
         }
         let names = self.aliases.keys().chain(loaded.aliases.keys().filter(|name| !self.aliases.contains_key(*name)));
         for name in names {
-            if self.aliases.get(name) != loaded.aliases.get(name) {
+            if self.aliases.get(name) != loaded.aliases.get(name) && !may_be_alias(name) {
                 differences.push(Difference::Alias { name: name.clone() });
             }
         }
@@ -258,6 +267,20 @@ mod tests {
         assert!(comparison.is_equal());
         assert_eq!(comparison.undecided, ["A"]);
         assert!(wanted.compare(&def(&[("A", "x"), ("B", "c")])).is_different());
+    }
+
+    #[test]
+    fn a_member_of_unknown_value_may_be_an_alias_where_it_is_loaded() {
+        let mut wanted = def(&[("A", "a"), ("B", "b"), ("C", "c")]);
+        let mut loaded = def(&[("A", "a"), ("C", "c")]);
+        loaded.aliases.push(Alias { name: "B".into(), canonical: "A".into() });
+        assert!(wanted.compare(&loaded).is_different());
+        wanted.members[1].value = Value::unresolved("calls f");
+        let comparison = wanted.compare(&loaded);
+        assert_eq!((comparison.differences, comparison.undecided), (vec![], vec!["B".to_owned()]));
+        wanted.members[1].value = Value::str("b");
+        wanted.members[0].value = Value::unresolved("calls f");
+        assert!(wanted.compare(&loaded).is_equal());
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! Finds interpreters and fixtures, and asks interpreters what they make of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use unstale_agent::python::link::ModuleKind;
+use unstale_protocol::enumdef::EnumDef;
+use unstale_protocol::ids::PythonVersion;
+
+/// A CPython.
+pub(crate) struct Interpreter {
+    pub(crate) path: PathBuf,
+    pub(crate) version: PythonVersion,
+}
+
+/// A module of a fixture.
+pub(crate) struct Module {
+    pub(crate) name: String,
+    pub(crate) kind: ModuleKind,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Bases and definition by `module:qualname`.
+pub(crate) type Enums = BTreeMap<String, (Vec<String>, EnumDef)>;
+
+/// Returns the directory of the fixtures.
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/python")
+}
+
+/// Returns one interpreter for each minor version from 3.8 to 3.13 that is found.
+pub(crate) fn interpreters() -> Vec<Interpreter> {
+    let mut candidates = vec![PathBuf::from("python3")];
+    #[expect(clippy::disallowed_methods, reason = "tests look for interpreters in the home directory")]
+    let home = std::env::var("HOME").unwrap_or_default();
+    if let Ok(versions) = std::fs::read_dir(Path::new(&home).join(".pyenv/versions")) {
+        let mut paths: Vec<_> = versions.flatten().map(|entry| entry.path().join("bin/python3")).collect();
+        paths.sort();
+        candidates.extend(paths);
+    }
+    let mut found = BTreeMap::new();
+    for path in candidates {
+        let script = "import sys; print(sys.implementation.name, *sys.version_info[:2], sys.executable)";
+        let Ok(output) = Command::new(&path).args(["-I", "-c", script]).output() else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut words = text.trim().splitn(4, ' ');
+        let (Some("cpython"), Some("3"), Some(minor), Some(executable)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        let Ok(minor) = minor.parse() else { continue };
+        if (8..=13).contains(&minor) {
+            let path = PathBuf::from(executable);
+            found.entry(minor).or_insert(Interpreter { path, version: PythonVersion::three(minor) });
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Returns the modules below a directory, packages included.
+pub(crate) fn modules_below(root: &Path) -> Vec<Module> {
+    let mut modules = Vec::new();
+    let mut directories = vec![(root.to_path_buf(), String::new())];
+    while let Some((directory, package)) = directories.pop() {
+        let mut entries: Vec<_> = std::fs::read_dir(&directory).expect("fixtures").flatten().collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            let dotted = |name: &str| {
+                if package.is_empty() { name.to_owned() } else { format!("{package}.{name}") }
+            };
+            if path.is_dir() {
+                if path.join("__init__.py").exists() {
+                    directories.push((path, dotted(&name)));
+                }
+            } else if let Some(stem) = name.strip_suffix(".py") {
+                let (name, kind) = match stem {
+                    "__init__" => (package.clone(), ModuleKind::Package),
+                    stem => (dotted(stem), ModuleKind::Module),
+                };
+                let bytes = std::fs::read(&path).expect("fixture");
+                modules.push(Module { name, kind, bytes });
+            }
+        }
+    }
+    modules
+}
+
+impl Interpreter {
+    /// Returns the enums of `modules` as the interpreter has them after importing them.
+    pub(crate) fn enums(&self, modules: &[&str]) -> Enums {
+        let output = Command::new(&self.path)
+            .args(["-E", "-s", "-B"])
+            .arg(fixtures().join("dump_enums.py"))
+            .arg(fixtures())
+            .args(modules)
+            .output()
+            .expect("the interpreter runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let answer: BTreeMap<String, Dumped> = serde_json::from_slice(&output.stdout).expect("an answer");
+        answer.into_iter().map(|(name, dumped)| (name, (dumped.bases, dumped.definition))).collect()
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Dumped {
+    bases: Vec<String>,
+    definition: EnumDef,
+}
