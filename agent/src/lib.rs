@@ -4,12 +4,20 @@
 //! says (`source`) and what their bytecode says (`bytecode`). Hands: `purge`, `restart`, `supervisor`.
 //! What to do is decided in `unstale_protocol`; nothing here speaks to a bus.
 
+pub mod child;
+pub mod discover;
+pub mod display;
+pub mod files;
+pub mod lookup;
 pub mod memory;
 pub mod process;
+pub mod procfs;
 pub mod purge;
 pub mod python;
+pub mod reader;
 pub mod reading;
 pub mod restart;
+pub mod sandbox;
 pub mod source;
 pub mod supervisor;
 pub mod watch;

@@ -1,0 +1,235 @@
+//! Which Python processes are there, and which of them form a unit?
+//!
+//! [`Discovery`] keeps the list between two looks, so that a look costs one `stat` per process and details are
+//! asked from the reader only for those that are new or have changed. Command lines name and group processes;
+//! whether they are fresh is decided by their memory alone. Called by the agent's loop every two seconds, and
+//! by `inspect` once.
+
+mod command;
+mod slot;
+mod supervisor;
+mod units;
+
+pub use command::app_packages;
+pub use units::Unnamed;
+
+use crate::child;
+use crate::process::{Process, Unit};
+use crate::procfs::{self, Facts, Interpreter};
+use crate::reader::Reader;
+use command::Nature;
+use std::collections::BTreeMap;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
+use units::{Ancestor, Family, Known};
+use unstale_protocol::ids::{Pid, ProcessIdentity};
+
+/// A process younger than this may still execute what it really is, in seconds.
+const YOUNG_S: u64 = 60;
+/// An older one is looked at again every so many looks.
+const RECHECK_LOOKS: u64 = 8;
+/// And with all details every so many looks.
+const DETAILS_LOOKS: u64 = 64;
+
+/// The answer of one look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// All units, in the order of their slots.
+    pub units: Vec<Unit>,
+    /// Supervisors written in Python: not workers.
+    pub supervisors: usize,
+    /// Python processes whose details the kernel refused: they stand in `units`, but cannot be read.
+    pub denied: usize,
+    /// All processes of the host, kernel threads apart.
+    pub processes: usize,
+    /// Programs of a supervisord whose names only that supervisord knows.
+    pub unnamed: Vec<Unnamed>,
+}
+
+/// What one process was at the last look when it was no Python.
+#[derive(Clone, Debug)]
+struct Stranger {
+    start_s: u64,
+    comm: String,
+}
+
+/// The list of processes between two looks.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    system: System,
+    python: BTreeMap<Pid, Known>,
+    strangers: BTreeMap<Pid, Stranger>,
+    numbers: slot::Numbers,
+    programs: BTreeMap<ProcessIdentity, String>,
+    users: BTreeMap<u32, String>,
+    looks: u64,
+}
+
+impl Discovery {
+    /// Returns a discovery that has seen nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Remembers the name `GROUP:PROGRAM` of the process that a supervisord started, as it says itself.
+    ///
+    /// Forgotten when that process has ended.
+    pub fn name_program(&mut self, started: ProcessIdentity, name: impl Into<String>) {
+        self.programs.insert(started, name.into());
+    }
+
+    /// Looks at all processes.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer; what was known stays known.
+    pub async fn scan(&mut self, reader: &mut Reader) -> Result<Scan, child::Error> {
+        let asked = self.list();
+        let facts = reader.facts(&asked).await?;
+        self.learn(&asked, facts);
+        Ok(self.assemble())
+    }
+
+    /// Lists all processes, drops what has ended, and returns those whose details are needed.
+    fn list(&mut self) -> Vec<Pid> {
+        self.looks = self.looks.wrapping_add(1);
+        let kind = ProcessRefreshKind::nothing().without_tasks();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
+        let mut asked = Vec::new();
+        let mut alive = BTreeMap::new();
+        for (pid, process) in self.system.processes() {
+            let is_kernel = process.thread_kind() == Some(ThreadKind::Kernel);
+            if is_kernel || matches!(process.status(), sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead) {
+                continue;
+            }
+            let pid = Pid(pid.as_u32());
+            alive.insert(pid, (process.start_time(), process.run_time()));
+        }
+        self.python.retain(|pid, _| alive.contains_key(pid));
+        self.strangers.retain(|pid, stranger| alive.get(pid).is_some_and(|(start_s, _)| *start_s == stranger.start_s));
+        for (pid, (start_s, age_s)) in alive {
+            let turn = self.looks.wrapping_add(u64::from(pid.0));
+            let is_young = age_s < YOUNG_S;
+            let is_turn = is_young || turn.is_multiple_of(RECHECK_LOOKS);
+            if self.python.contains_key(&pid) {
+                if self.is_changed(pid, is_turn) {
+                    asked.push(pid);
+                }
+            } else if let Some(stranger) = self.strangers.get_mut(&pid) {
+                let comm = if is_turn { procfs::stat(pid).ok().map(|stat| stat.comm) } else { None };
+                let is_other = comm.is_some_and(|comm| comm != stranger.comm);
+                if is_other || turn.is_multiple_of(DETAILS_LOOKS) {
+                    asked.push(pid);
+                }
+            } else {
+                self.strangers.insert(pid, Stranger { start_s, comm: String::new() });
+                asked.push(pid);
+            }
+        }
+        asked
+    }
+
+    /// Takes note of a known process's parent, and tells whether its details must be read again.
+    fn is_changed(&mut self, pid: Pid, is_turn: bool) -> bool {
+        let Ok(stat) = procfs::stat(pid) else {
+            self.python.remove(&pid);
+            return false;
+        };
+        if stat.is_dead() {
+            self.python.remove(&pid);
+            return false;
+        }
+        let Some(known) = self.python.get_mut(&pid) else { return true };
+        if stat.start_ticks != known.facts.identity.start_ticks {
+            self.python.remove(&pid);
+            return true;
+        }
+        known.facts.parent = stat.parent;
+        // A program that executes itself again, or writes a title, keeps pid and start time.
+        stat.comm != known.facts.comm
+            || (is_turn && procfs::command(pid).is_ok_and(|command| command != known.facts.command))
+    }
+
+    /// Takes the details in; those asked for without an answer have ended.
+    fn learn(&mut self, asked: &[Pid], facts: Vec<Facts>) {
+        let mut answered: BTreeMap<Pid, Facts> = facts.into_iter().map(|facts| (facts.identity.pid, facts)).collect();
+        for pid in asked {
+            let Some(facts) = answered.remove(pid) else {
+                self.python.remove(pid);
+                continue;
+            };
+            if !is_python(&facts) {
+                self.python.remove(pid);
+                if let Some(stranger) = self.strangers.get_mut(pid) {
+                    stranger.comm = facts.comm;
+                }
+                continue;
+            }
+            self.strangers.remove(pid);
+            let user = self.user(facts.uid);
+            let new = Known::new(facts, user);
+            let merged = match self.python.remove(pid) {
+                Some(old) if old.facts.identity == new.facts.identity => renamed(old, new),
+                _ => new,
+            };
+            self.python.insert(*pid, merged);
+        }
+    }
+
+    fn user(&mut self, uid: u32) -> String {
+        let name = || {
+            let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+            user.map_or_else(|| uid.to_string(), |user| user.name)
+        };
+        self.users.entry(uid).or_insert_with(name).clone()
+    }
+
+    fn assemble(&mut self) -> Scan {
+        let alive = &self.system;
+        self.programs.retain(|identity, _| alive.process(sysinfo::Pid::from_u32(identity.pid.0)).is_some());
+        let others = |pid: Pid| {
+            let stat = procfs::stat(pid).ok()?;
+            Some(Ancestor { parent: stat.parent, comm: stat.comm })
+        };
+        let family = Family { python: &self.python, others: &others, programs: &self.programs };
+        let assembled = family.assemble(&mut self.numbers);
+        let denied = |process: &&Process| process.denied.is_some();
+        Scan {
+            denied: assembled.units.iter().flat_map(|unit| &unit.processes).filter(denied).count(),
+            units: assembled.units,
+            supervisors: assembled.keepers,
+            processes: self.python.len() + self.strangers.len(),
+            unnamed: assembled.unnamed,
+        }
+    }
+}
+
+fn is_python(facts: &Facts) -> bool {
+    match facts.python {
+        Interpreter::Yes => true,
+        Interpreter::No => false,
+        // Somebody else's: its command line is all there is, and a title hides the interpreter.
+        Interpreter::Unreadable => {
+            !matches!(command::recognise(&facts.command), Nature::Worker(crate::process::Kind::Python))
+        }
+    }
+}
+
+/// Merges what a process says now with what it said before it wrote a title over its command line and environment.
+fn renamed(old: Known, mut new: Known) -> Known {
+    let is_same_program = new.facts.stack_start == old.facts.stack_start;
+    if is_same_program && command::is_title(&new.facts.command) {
+        new.first_command = old.first_command;
+        // A title that says nothing does not make it another kind.
+        if new.nature == Nature::Worker(crate::process::Kind::Python) {
+            new.nature = old.nature;
+        }
+    }
+    if is_same_program && new.facts.environment.is_empty() {
+        new.facts.environment = old.facts.environment;
+    }
+    new
+}
+
+/// Returns where a supervisord without `-c` looks for its configuration; `None` for anything else.
+pub(crate) fn supervisord_candidates(command: &[String], cwd: Option<&str>) -> Option<Vec<String>> {
+    command::supervisord_places(command, cwd)
+}

@@ -1,0 +1,215 @@
+//! The reader: the one helper process that looks at other processes and opens their files.
+//!
+//! [`Reader`] is the agent's end, [`serve`] the helper's. The helper keeps the capabilities that reading
+//! needs and loses everything else (`sandbox`); a foreign memory or file system that blocks it costs one
+//! deadline, since the helper is killed and replaced. It decides nothing: facts and bytes go back to the agent.
+
+mod serve;
+
+pub use serve::serve;
+
+use crate::child::{self, Child, Program};
+use crate::files::{self, Fetched, FileFacts};
+use crate::lookup::{Lookup, Query};
+use crate::procfs::{self, Facts};
+use crate::reading::{Cost, Outcome, ReadOptions, Reading};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use unstale_protocol::ids::{Pid, ProcessIdentity};
+
+/// Deadline of the first read of a process: the layout of its interpreter is found then.
+const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline of every later read.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// Deadline of everything that reads `/proc` only.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline of everything that opens a target's files: they may lie on a slow network.
+const FILES_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many processes one request for facts names.
+const FACTS_MAX: usize = 256;
+/// How many identities are remembered as read before.
+const REMEMBERED_MAX: usize = 8192;
+
+/// What the reader is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// Facts of these processes.
+    Facts(Vec<Pid>),
+    /// The memory of one process.
+    Read(ProcessIdentity, ReadOptions),
+    /// Where its modules would come from.
+    Find(ProcessIdentity, Query),
+    /// Some of its files, with content.
+    Fetch(ProcessIdentity, Vec<String>),
+    /// Some of its files or directories, without content.
+    Stat(ProcessIdentity, Vec<String>),
+}
+
+/// What it answers, one variant per request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    Facts(Vec<Facts>),
+    Read(Box<Reading>),
+    Find(Result<Lookup, files::Error>),
+    /// As many of the asked as fit into one answer, at least one.
+    Fetch(Vec<Result<WireFile, files::Error>>),
+    Stat(Vec<Result<FileFacts, files::Error>>),
+}
+
+/// A file on its way to the agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WireFile {
+    pub(crate) facts: FileFacts,
+    #[serde(with = "child::hex")]
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Why the reader has no answer about files.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The helper failed.
+    #[error(transparent)]
+    Child(#[from] child::Error),
+    /// The process or its root directory cannot be looked at.
+    #[error(transparent)]
+    Files(#[from] files::Error),
+}
+
+/// The agent's end of the reader.
+#[derive(Debug)]
+pub struct Reader {
+    child: Child,
+    read_before: BTreeSet<ProcessIdentity>,
+}
+
+impl Reader {
+    /// Returns a reader that `program` starts when it is first asked.
+    pub fn new(program: Program) -> Self {
+        Self { child: Child::new("reader", program), read_before: BTreeSet::new() }
+    }
+
+    /// Returns the helper behind it: its pid, how often it was started.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Returns the facts of those of `pids` that are processes; the others have ended.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn facts(&mut self, pids: &[Pid]) -> Result<Vec<Facts>, child::Error> {
+        let mut all = Vec::with_capacity(pids.len());
+        for some in pids.chunks(FACTS_MAX) {
+            match self.child.ask(&Request::Facts(some.to_vec()), FACTS_TIMEOUT).await? {
+                Answer::Facts(facts) => all.extend(facts),
+                other => return Err(mismatch(&other)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reads what one process has loaded; every failure is an outcome of the reading.
+    pub async fn read(&mut self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
+        let deadline = if self.read_before.contains(&identity) { READ_TIMEOUT } else { FIRST_READ_TIMEOUT };
+        match self.child.ask(&Request::Read(identity, options.clone()), deadline).await {
+            Ok(Answer::Read(reading)) if reading.identity == identity => {
+                if self.read_before.len() >= REMEMBERED_MAX {
+                    self.read_before.clear();
+                }
+                self.read_before.insert(identity);
+                *reading
+            }
+            Ok(other) => unread(identity, Outcome::Damaged(mismatch(&other).to_string())),
+            Err(child::Error::Timeout { .. }) => {
+                // The next helper has nothing remembered about any process.
+                self.read_before.clear();
+                unread(identity, Outcome::Timeout)
+            }
+            Err(error) => {
+                self.read_before.clear();
+                unread(identity, Outcome::Damaged(error.to_string()))
+            }
+        }
+    }
+
+    /// Looks up where the modules of one process came from and would come from at its next start.
+    ///
+    /// # Errors
+    /// [`Error`] where the reader had no answer, or the process has ended or cannot be looked at.
+    pub async fn find(&mut self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
+        match self.child.ask(&Request::Find(identity, query), FILES_TIMEOUT).await? {
+            Answer::Find(found) => Ok(found?),
+            other => Err(mismatch(&other).into()),
+        }
+    }
+
+    /// Reads files of one process, each at most [`files::FILE_MAX_BYTES`] long; answers in the order asked.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn fetch(
+        &mut self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<Fetched, files::Error>>, child::Error> {
+        let mut all = Vec::with_capacity(paths.len());
+        while let Some(rest) = paths.get(all.len()..).filter(|rest| !rest.is_empty()) {
+            match self.child.ask(&Request::Fetch(identity, rest.to_vec()), FILES_TIMEOUT).await? {
+                Answer::Fetch(some) if !some.is_empty() && some.len() <= rest.len() => all.extend(
+                    some.into_iter().map(|file| file.map(|WireFile { facts, bytes }| Fetched { facts, bytes })),
+                ),
+                other => return Err(mismatch(&other)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns the facts of files or directories of one process, in the order asked.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn stat(
+        &mut self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
+        match self.child.ask(&Request::Stat(identity, paths.to_vec()), FILES_TIMEOUT).await? {
+            Answer::Stat(all) if all.len() == paths.len() => Ok(all),
+            other => Err(mismatch(&other)),
+        }
+    }
+}
+
+/// Returns the identity of the process that `pid` is now.
+///
+/// # Errors
+/// [`procfs::Error::Gone`] where there is none.
+pub fn identify(pid: Pid) -> Result<ProcessIdentity, procfs::Error> {
+    procfs::identity(pid)
+}
+
+fn mismatch(answer: &Answer) -> child::Error {
+    let kind = match answer {
+        Answer::Facts(_) => "facts",
+        Answer::Read(_) => "a reading",
+        Answer::Find(_) => "a lookup",
+        Answer::Fetch(_) => "files",
+        Answer::Stat(_) => "facts of files",
+    };
+    child::Error::Malformed { part: "reader", why: format!("{kind} that do not fit the question") }
+}
+
+fn unread(identity: ProcessIdentity, outcome: Outcome) -> Reading {
+    Reading {
+        identity,
+        outcome,
+        interpreter: None,
+        modules: Vec::new(),
+        enums: Vec::new(),
+        mapped: Vec::new(),
+        cost: Cost::default(),
+    }
+}

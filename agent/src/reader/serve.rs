@@ -1,0 +1,106 @@
+//! The reader's own side: one request after the other, answered from `/proc`, memory and files.
+
+use super::{Answer, Request, WireFile};
+use crate::discover;
+use crate::files::{self, FileFacts, Root};
+use crate::lookup::{self, LiveTree, Lookup, Query};
+use crate::memory;
+use crate::procfs::{self, Facts};
+use std::process::ExitCode;
+use std::time::Duration;
+use unstale_protocol::ids::{Pid, ProcessIdentity};
+
+/// How long a reader without a request lives.
+const IDLE: Duration = Duration::from_mins(5);
+/// Bytes of files in one answer; in JSON they take twice that.
+const FETCH_MAX_BYTES: usize = 8 << 20;
+
+/// Serves as the reader until its standard input ends; the process must be good for nothing else.
+///
+/// Gives up every right that reading does not need first, and ends with an error where it cannot.
+pub fn serve() -> ExitCode {
+    if let Err(error) = crate::sandbox::enter_reader() {
+        return complain("reader", &error);
+    }
+    let mut server = Server { boot_at_ms: procfs::boot_at_ms(), cache: memory::Cache::default() };
+    match crate::child::serve(IDLE, |request| server.answer(request)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain("reader", &error),
+    }
+}
+
+/// Says on standard error why a helper ends; the agent logs it.
+pub(crate) fn complain(part: &str, error: &dyn std::error::Error) -> ExitCode {
+    use std::io::Write;
+    // Nobody may listen any more; then there is nobody to tell.
+    if writeln!(std::io::stderr(), "{part}: {error}").is_err() {
+        return ExitCode::from(3);
+    }
+    ExitCode::from(2)
+}
+
+struct Server {
+    boot_at_ms: u64,
+    cache: memory::Cache,
+}
+
+impl Server {
+    fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Facts(pids) => {
+                Answer::Facts(pids.into_iter().filter_map(|pid| facts(pid, self.boot_at_ms)).collect())
+            }
+            Request::Read(identity, options) => Answer::Read(Box::new(memory::read(identity, &options, &mut self.cache))),
+            Request::Find(identity, query) => Answer::Find(find(identity, &query)),
+            Request::Fetch(identity, paths) => Answer::Fetch(fetch(identity, &paths)),
+            Request::Stat(identity, paths) => Answer::Stat(stat(identity, &paths)),
+        }
+    }
+}
+
+fn facts(pid: Pid, boot_at_ms: u64) -> Option<Facts> {
+    let mut facts = procfs::facts(pid, boot_at_ms).ok()?;
+    facts.supervisord_config = default_configuration(&facts);
+    Some(facts)
+}
+
+/// Finds the configuration of a supervisord that was started without `-c`.
+fn default_configuration(facts: &Facts) -> Option<String> {
+    let candidates = discover::supervisord_candidates(&facts.command, facts.cwd.as_deref())?;
+    let root = Root::of(facts.identity).ok()?;
+    candidates.into_iter().find(|path| root.entry(path) == Some(files::Entry::File))
+}
+
+fn find(identity: ProcessIdentity, query: &Query) -> Result<Lookup, files::Error> {
+    let root = Root::of(identity)?;
+    let own = procfs::namespace(Pid(std::process::id()), "ns/mnt");
+    let apart = procfs::namespace(identity.pid, "ns/mnt") != own;
+    // The link leads into the target's own tree, so a chroot or container does not matter.
+    let cwd_id = files::link_facts(&format!("/proc/{}/cwd", identity.pid));
+    Ok(lookup::find(&LiveTree { root, apart }, query, cwd_id))
+}
+
+fn fetch(identity: ProcessIdentity, paths: &[String]) -> Vec<Result<WireFile, files::Error>> {
+    let root = match Root::of(identity) {
+        Ok(root) => root,
+        Err(error) => return paths.iter().map(|_| Err(error.clone())).collect(),
+    };
+    let mut total = 0_usize;
+    let mut files = Vec::new();
+    for path in paths {
+        let file = root.fetch(path).map(|fetched| WireFile { facts: fetched.facts, bytes: fetched.bytes });
+        total = total.saturating_add(file.as_ref().map_or(0, |file| file.bytes.len()));
+        if total > FETCH_MAX_BYTES && !files.is_empty() {
+            break;
+        }
+        files.push(file);
+    }
+    files
+}
+
+fn stat(identity: ProcessIdentity, paths: &[String]) -> Vec<Result<FileFacts, files::Error>> {
+    match Root::of(identity) {
+        Ok(root) => paths.iter().map(|path| root.facts(path)).collect(),
+        Err(error) => paths.iter().map(|_| Err(error.clone())).collect(),
+    }
+}
