@@ -50,7 +50,9 @@ impl Server {
             Request::Facts(pids) => {
                 Answer::Facts(pids.into_iter().filter_map(|pid| facts(pid, self.boot_at_ms)).collect())
             }
-            Request::Read(identity, options) => Answer::Read(Box::new(memory::read(identity, &options, &mut self.cache))),
+            Request::Read(identity, options) => {
+                Answer::Read(Box::new(memory::read(identity, &options, &mut self.cache)))
+            }
             Request::Find(identity, query) => Answer::Find(find(identity, &query)),
             Request::Fetch(identity, paths) => Answer::Fetch(fetch(identity, &paths)),
             Request::Stat(identity, paths) => Answer::Stat(stat(identity, &paths)),
