@@ -10,6 +10,7 @@ use unstale_agent::child::Program;
 use unstale_agent::discover::{Discovery, Scan};
 use unstale_agent::process::{Kind, Supervisor, Unit};
 use unstale_agent::reader::{self, Reader};
+use unstale_agent::reading::{Outcome, ReadOptions};
 use unstale_protocol::ids::Pid;
 
 fn reader() -> Reader {
@@ -88,4 +89,24 @@ async fn a_python_and_its_fork_are_one_unit() {
     })
     .await
     .expect("an ended unit is forgotten");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_reader_reads_enums_within_its_sandbox() {
+    let directory = tempfile::tempdir().expect("directory");
+    let source = "import enum, time\nclass Color(enum.Enum):\n    RED = 'red'\nprint('up', flush=True)\ntime.sleep(60)\n";
+    std::fs::write(directory.path().join("app.py"), source).expect("written");
+    let started = python(directory.path(), &["app.py"]);
+    let mut reader = reader();
+    let identity = reader::identify(started.pid()).expect("identity");
+    for _ in 0..2 {
+        let reading = reader.read(identity, &ReadOptions::default()).await;
+        assert_eq!(reading.outcome, Outcome::Complete);
+        let names: Vec<String> = reading.enums.iter().map(|class| class.name.to_string()).collect();
+        assert_eq!(names, ["__main__:Color"]);
+    }
+    assert_eq!(reader.child().starts(), 1);
+    drop(started);
+    let reading = reader.read(identity, &ReadOptions::default()).await;
+    assert_eq!(reading.outcome, Outcome::Gone);
 }
