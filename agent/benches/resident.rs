@@ -1,0 +1,82 @@
+//! What one more read costs a reader that stays: the time, calls and bytes of a warm `memory::read`.
+//!
+//! Not a comparison by itself: `tests/measure` starts a worker, runs this beside `py-spy dump`, and prints both.
+//! `resident [--rounds N] PID...` answers with one line of JSON; a round reads every process once.
+
+use std::fs;
+use std::time::Instant;
+use unstale_agent::memory::{Cache, read};
+use unstale_agent::reading::{Outcome, ReadOptions, Reading};
+use unstale_protocol::ids::{Pid, ProcessIdentity};
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Reads who a process is: its number, start time (field 22 of `/proc/PID/stat`, proc(5)) and pid namespace.
+fn identity(pid: u32) -> Option<ProcessIdentity> {
+    use std::os::unix::fs::MetadataExt as _;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let start_ticks = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let namespace = fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino();
+    Some(ProcessIdentity { pid: Pid(pid), start_ticks, pid_namespace: namespace })
+}
+
+#[expect(clippy::print_stdout, reason = "its answer")]
+fn main() -> Result<(), String> {
+    let mut rounds = 100_usize;
+    let mut processes = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // What `cargo bench` adds.
+            "--bench" => {}
+            "--rounds" => {
+                rounds = arguments.next().and_then(|text| text.parse().ok()).filter(|n| *n > 0).ok_or("--rounds N")?;
+            }
+            pid => {
+                let pid = pid.parse().map_err(|_| format!("not a process number: {pid}"))?;
+                processes.push(identity(pid).ok_or_else(|| format!("no process {pid}"))?);
+            }
+        }
+    }
+    if processes.is_empty() {
+        // `cargo bench` without a target: there is nothing to measure.
+        println!("resident [--rounds N] PID...: name the processes to read, or run tests/measure");
+        return Ok(());
+    }
+    let options = ReadOptions { list_modules: true, ..ReadOptions::default() };
+    let mut cache = Cache::new();
+    let mut round = || -> Result<(f64, Vec<Reading>), String> {
+        let begun = now();
+        let readings: Vec<Reading> = processes.iter().map(|identity| read(*identity, &options, &mut cache)).collect();
+        let taken = begun.elapsed().as_secs_f64() * 1000.0;
+        match readings.iter().find(|reading| reading.outcome != Outcome::Complete) {
+            Some(reading) => Err(format!("pid {}: {:?}", reading.identity.pid, reading.outcome)),
+            None => Ok((taken, readings)),
+        }
+    };
+    let (cold, _) = round()?;
+    let mut times = Vec::with_capacity(rounds);
+    let mut last = Vec::new();
+    for _ in 0..rounds {
+        let (taken, readings) = round()?;
+        times.push(taken);
+        last = readings;
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    let quickest = times.first().copied().unwrap_or_default();
+    let calls: u64 = last.iter().map(|reading| u64::from(reading.cost.calls)).sum();
+    let bytes: u64 = last.iter().map(|reading| reading.cost.bytes).sum();
+    let enums: usize = last.iter().map(|reading| reading.enums.len()).sum();
+    println!(
+        "{}",
+        serde_json::json!({
+            "processes": processes.len(), "rounds": rounds, "first_ms": cold, "median_ms": median, "min_ms": quickest,
+            "calls": calls, "bytes": bytes, "enums": enums,
+        })
+    );
+    Ok(())
+}
