@@ -295,6 +295,16 @@ pub(crate) fn serve<Q: DeserializeOwned, A: Serialize>(
     }
 }
 
+/// Says on standard error why a helper ends; the agent logs it.
+pub(crate) fn complain(part: &str, error: &dyn std::error::Error) -> std::process::ExitCode {
+    use std::io::Write;
+    // Nobody may listen any more; then there is nobody to tell.
+    if writeln!(std::io::stderr(), "{part}: {error}").is_err() {
+        return std::process::ExitCode::from(3);
+    }
+    std::process::ExitCode::from(2)
+}
+
 /// Writes without the standard library's line buffer, which would copy large answers again.
 fn write_all(to: impl AsFd, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {

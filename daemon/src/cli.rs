@@ -4,11 +4,13 @@
 //! environment variable that the program reads is an argument here.
 
 mod args;
+mod budget;
 mod selector;
 mod span;
 mod target;
 
 pub(crate) use args::*;
+pub(crate) use budget::MaxUnavailable;
 pub(crate) use selector::Selector;
 pub(crate) use span::Span;
 pub(crate) use target::{AppTarget, CoordinatorAddress, KeyValue};

@@ -4,14 +4,13 @@
 //! over the default. `deploy/unstale.toml` names every key with its default; a test holds it to that.
 //! Nothing here is merged, included or reloaded.
 
-use crate::cli::Span;
+use crate::cli::{MaxUnavailable, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use unstale_protocol::coordinator::MaxUnavailable;
 use unstale_protocol::ids::{AppName, HostName, PoolName};
 
 /// Where the file lies unless `--config` says otherwise.
@@ -393,7 +392,7 @@ mod tests {
         check("[agent]\nscan_interval = \"2\"", "not a length of time");
         check("[agent]\nscan_interval = \"0\"", "out of range");
         check("[agent]\nallow = [\"kill\"]", "kill");
-        check("[coordinator]\nmax_unavailable = \"0%\"", "not a number of units");
+        check("[coordinator]\nmax_unavailable = \"0%\"", "not a budget");
         check("[apps.shop]\nroots = [\"app\"]", "absolute");
         check("[apps.\"a b\"]", "a b");
         check("[[units]]\nstart = [\"/bin/x\"]", "slot");

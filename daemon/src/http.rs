@@ -159,10 +159,19 @@ async fn hand(
     respond(ask.await)
 }
 
-async fn rollout(State(shared): State<Shared>, Path((app, revision)): Path<(String, String)>) -> Response {
+#[derive(Deserialize)]
+struct RolloutQuery {
+    since: Option<u64>,
+}
+
+async fn rollout(
+    State(shared): State<Shared>,
+    Path((app, revision)): Path<(String, String)>,
+    Query(query): Query<RolloutQuery>,
+) -> Response {
     let ask = async {
         let target = target(&app, &revision)?;
-        shared.asker.ask(|answer| Command::Rollout(target, answer)).await
+        shared.asker.ask(|answer| Command::Rollout(target, query.since, answer)).await
     };
     respond(ask.await)
 }

@@ -355,9 +355,17 @@ impl Host {
         &self.desired
     }
 
-    /// Returns the slots that are drained or being drained, so that eyes keep looking for them.
-    pub fn known_slots(&self) -> impl Iterator<Item = &SlotId> {
-        self.slots.keys()
+    /// Returns the slots that a scan must account for, each with the means of its last action, empty where none.
+    pub fn known_slots(&self) -> impl Iterator<Item = (&SlotId, &str)> {
+        self.slots.iter().map(|(id, slot)| {
+            let of_action = slot.action.as_ref().map(|action| action.intent().means.as_str());
+            (id, of_action.filter(|means| !means.is_empty()).unwrap_or(&slot.record.means))
+        })
+    }
+
+    /// Returns the intent of the action under way on a slot.
+    pub fn intent(&self, slot: &SlotId) -> Option<&Intent> {
+        Some(self.slots.get(slot)?.action.as_ref()?.intent())
     }
 
     /// Decides everything that follows from what is known now.

@@ -1,6 +1,7 @@
 //! The reader's own side: one request after the other, answered from `/proc`, memory and files.
 
 use super::{Answer, Request, WireFile};
+use crate::child;
 use crate::discover;
 use crate::files::{self, FileFacts, Root};
 use crate::lookup::{self, LiveTree, Lookup, Query};
@@ -20,23 +21,13 @@ const FETCH_MAX_BYTES: usize = 8 << 20;
 /// Gives up every right that reading does not need first, and ends with an error where it cannot.
 pub fn serve() -> ExitCode {
     if let Err(error) = crate::sandbox::enter_reader() {
-        return complain("reader", &error);
+        return child::complain("reader", &error);
     }
     let mut server = Server { boot_at_ms: procfs::boot_at_ms(), cache: memory::Cache::default() };
-    match crate::child::serve(IDLE, |request| server.answer(request)) {
+    match child::serve(IDLE, |request| server.answer(request)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain("reader", &error),
+        Err(error) => child::complain("reader", &error),
     }
-}
-
-/// Says on standard error why a helper ends; the agent logs it.
-pub(crate) fn complain(part: &str, error: &dyn std::error::Error) -> ExitCode {
-    use std::io::Write;
-    // Nobody may listen any more; then there is nobody to tell.
-    if writeln!(std::io::stderr(), "{part}: {error}").is_err() {
-        return ExitCode::from(3);
-    }
-    ExitCode::from(2)
 }
 
 struct Server {

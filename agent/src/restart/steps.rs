@@ -109,6 +109,11 @@ impl Hands {
         }
     }
 
+    /// Asks what a supervisor says of a slot of which no plan is known.
+    pub async fn state_of(&self, supervisor: &Supervisor) -> SlotState {
+        supervisor::state(&self.reach, supervisor).await
+    }
+
     /// Asks how the slot stands. [`SlotState::Crashing`] also where it was brought back more often than once since
     /// the plan was made.
     pub async fn state(&self, plan: &Plan) -> SlotState {

@@ -1,11 +1,10 @@
 //! What is asked of the coordinator.
 
-use super::Rollout;
-use crate::cli::Selector;
+use crate::cli::{MaxUnavailable, Selector};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use unstale_protocol::coordinator::MaxUnavailable;
-use unstale_protocol::ids::AppName;
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::{AppName, SchemaVersion};
 use unstale_protocol::manifest::Manifest;
 
 /// `POST /v1/broadcasts`.
@@ -49,15 +48,18 @@ pub(crate) struct BroadcastRequest {
 /// The answer to a broadcast.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BroadcastAccepted {
+    /// The app and its revision.
+    #[serde(flatten)]
+    pub(crate) version: SchemaVersion,
+    /// The manifest's.
+    pub(crate) fingerprint: Fingerprint,
     /// What came of it: a new revision, or the one that is there already.
     pub(crate) standing: Standing,
-    /// The newest event before this call.
-    pub(crate) after: u64,
+    /// The newest event before this call: what is counted from here on is this call's.
+    pub(crate) since: u64,
     /// What an operator should know, for stderr.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
-    /// The rollout as it stood when the call came: what has changed since then is this call's.
-    pub(crate) baseline: Rollout,
 }
 
 /// What came of a broadcast.

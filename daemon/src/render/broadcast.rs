@@ -138,7 +138,6 @@ mod tests {
             because: None,
             hosts: 1,
             silent: vec![],
-            sources: std::collections::BTreeMap::new(),
             units: RolloutUnits { converged: 12, restarted: 4, untouched: 8, ..RolloutUnits::default() },
             untracked: 1,
             bystanders: 0,

@@ -56,15 +56,11 @@ impl Progress {
             (None, Some(host)) => format!("  {}", style::quiet(&plain(host))),
             _ => String::new(),
         };
-        self.say(&format!("  {}{place}", plain(&event.text)));
-    }
-
-    /// Says something that stays on the screen.
-    pub(crate) fn say(&self, text: &str) {
+        let text = format!("  {}{place}", plain(&event.text));
         match &self.line {
-            Some(line) => line.suspend(|| report::note(text)),
+            Some(line) => line.suspend(|| report::note(&text)),
             None if self.is_quiet => {}
-            None => report::note(text),
+            None => report::note(&text),
         }
     }
 

@@ -1,0 +1,340 @@
+//! Actions under way: what the hands need between two steps.
+
+use super::{Config, Input};
+use crate::eyes::Preflight;
+use crate::process::Unit;
+use crate::purge::{Mode as PurgeMode, Outcome, Purger};
+use crate::restart::{Hands, Hold, Plan};
+use crate::survey::{Asked, Survey, Surveyor};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use unstale_protocol::host::{Host, PurgeResult, Record};
+use unstale_protocol::ids::{AppName, ProcessIdentity, SlotId};
+use unstale_protocol::message::Purpose;
+use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
+use unstale_protocol::time::Moment;
+use unstale_protocol::verdict::{Cure, Verdict};
+
+/// What this agent may do, by its own configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Remove stale bytecode.
+    pub purge: bool,
+    /// Tell supervisors to stop and start.
+    pub supervisor: bool,
+    /// Send signals.
+    pub signal: bool,
+}
+
+impl Default for Allow {
+    fn default() -> Self {
+        Self { purge: true, supervisor: true, signal: true }
+    }
+}
+
+/// What is written down as the means of an action.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Means {
+    pub(super) plan: Plan,
+    /// The whole tree at the time of stopping.
+    tree: Vec<ProcessIdentity>,
+}
+
+impl Means {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
+/// One action between two steps.
+#[derive(Debug)]
+pub(crate) struct Act {
+    plan: Plan,
+    hold: Arc<Hold>,
+    task: Task,
+}
+
+/// All actions under way on this host.
+#[derive(Debug)]
+pub(super) struct Acts {
+    hands: Arc<Hands>,
+    surveyor: Arc<Mutex<Surveyor>>,
+    purger: Purger,
+    allow: Allow,
+    dry_run: bool,
+    under_way: BTreeMap<SlotId, Arc<Act>>,
+}
+
+impl Acts {
+    /// Takes up what a killed agent had begun.
+    pub(super) fn recover(config: &Config, hands: Arc<Hands>, surveyor: Arc<Mutex<Surveyor>>) -> Self {
+        let mut under_way = BTreeMap::new();
+        for record in &config.records {
+            if let Record::Intent { intent, .. } = record
+                && let Some(act) = again(intent)
+            {
+                under_way.insert(intent.slot.clone(), Arc::new(act));
+            }
+        }
+        let (purger, allow, dry_run) = (config.purger.clone(), config.allow, config.dry_run);
+        Self { hands, surveyor, purger, allow, dry_run, under_way }
+    }
+
+    /// Removes files that are proven stale.
+    pub(super) fn purge(&self, tasks: &mut JoinSet<Input>, app: AppName, files: &BTreeSet<String>) {
+        let mode = if self.dry_run || !self.allow.purge { PurgeMode::DryRun } else { PurgeMode::Remove };
+        let (surveyor, purger, files) = (Arc::clone(&self.surveyor), self.purger.clone(), files.clone());
+        tasks.spawn(async move {
+            let (stale, roots) = surveyor.lock().await.purgeable(&app, &files);
+            let roots: Vec<PathBuf> = roots.into_iter().map(PathBuf::from).collect();
+            let mut result = PurgeResult::default();
+            for (file, outcome) in stale.iter().zip(purger.purge(&stale, &roots, mode).await) {
+                let path = file.path.to_string_lossy().into_owned();
+                match outcome {
+                    Outcome::Purged => {
+                        tracing::info!(%app, file = %path, "removed stale bytecode");
+                        result.removed.insert(path);
+                    }
+                    Outcome::Gone => {}
+                    Outcome::WouldPurge => {
+                        result.refused.insert(path, "purging is not allowed here".into());
+                    }
+                    Outcome::Refused { why } => {
+                        tracing::warn!(%app, file = %path, error = %why, "stale bytecode could not be removed");
+                        result.refused.insert(path, why.to_string());
+                    }
+                }
+            }
+            Input::Purged(app, result)
+        });
+    }
+
+    /// Begins one step; its answer comes back as an input.
+    pub(super) fn step(
+        &mut self,
+        tasks: &mut JoinSet<Input>,
+        host: &Host,
+        slot: SlotId,
+        step: Step,
+        asked: Asked,
+        now: Moment,
+    ) {
+        tracing::info!(%slot, ?step, "step");
+        if step == Step::Preflight {
+            let Some(intent) = host.intent(&slot).cloned() else { return };
+            tasks.spawn(preflight(
+                Arc::clone(&self.hands),
+                Arc::clone(&self.surveyor),
+                intent,
+                asked,
+                self.allow,
+                self.dry_run,
+            ));
+            return;
+        }
+        if step == Step::Verify {
+            let surveyor = Arc::clone(&self.surveyor);
+            tasks.spawn(async move { verify(&surveyor, slot, &asked).await });
+            return;
+        }
+        let known = self.under_way.get(&slot).cloned();
+        let Some(act) = known.or_else(|| host.intent(&slot).and_then(again).map(Arc::new)) else {
+            tasks.spawn(async move { no_means(slot, &step) });
+            return;
+        };
+        self.under_way.insert(slot.clone(), Arc::clone(&act));
+        let hands = Arc::clone(&self.hands);
+        tasks.spawn(async move { do_step(&hands, &act, slot, step, now).await });
+    }
+
+    /// Feeds the answer of a step to the machine.
+    pub(super) fn feed(&mut self, host: &mut Host, input: Input, now: Moment) {
+        match input {
+            Input::Preflighted(slot, answer, act) => {
+                if let Some(act) = act {
+                    self.under_way.insert(slot.clone(), Arc::new(*act));
+                }
+                if let Err(why) = &answer {
+                    tracing::warn!(%slot, error = %why, "not begun");
+                }
+                host.handle_preflight(&slot, answer, now);
+            }
+            Input::Stopped(slot, answer) => host.handle_stopped(&slot, answer, now),
+            Input::Ended(slot) => host.handle_ended(&slot, now),
+            Input::Started(slot, answer) => host.handle_started(&slot, answer, now),
+            Input::Held(slot, answer) => host.handle_held(&slot, answer, now),
+            Input::Purged(app, result) => host.handle_purged(&app, &result, now),
+            Input::Verified(slot, verified, _) => host.handle_verified(&slot, verified, now),
+            Input::Surveyed(_) => {}
+        }
+        self.under_way.retain(|slot, _| host.intent(slot).is_some());
+    }
+}
+
+/// Takes hold again of a tree that a killed agent had been told to stop. What is gone has ended.
+fn again(intent: &Intent) -> Option<Act> {
+    let means = Means::parse(&intent.means)?;
+    let hold = Hold::again(&means.tree).ok()?;
+    Some(Act { plan: means.plan, hold: Arc::new(hold), task: intent.task.clone() })
+}
+
+fn no_means(slot: SlotId, step: &Step) -> Input {
+    let why = || Err("what had been planned cannot be read back".to_owned());
+    match step {
+        Step::HoldDown => Input::Held(slot, why()),
+        Step::AwaitEnd => Input::Ended(slot),
+        _ => Input::Started(slot, why()),
+    }
+}
+
+async fn preflight(
+    hands: Arc<Hands>,
+    surveyor: Arc<Mutex<Surveyor>>,
+    intent: Intent,
+    asked: Asked,
+    allow: Allow,
+    dry_run: bool,
+) -> Input {
+    let slot = intent.slot.clone();
+    match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
+        Ok((cleared, act)) => Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
+        Err(why) => Input::Preflighted(slot, Err(why), None),
+    }
+}
+
+/// Looks at everything once more at the moment of action, plans, and takes hold of the tree.
+async fn clear(
+    hands: &Hands,
+    surveyor: &Mutex<Surveyor>,
+    intent: &Intent,
+    asked: &Asked,
+    allow: Allow,
+    dry_run: bool,
+) -> Result<(Cleared, Act), String> {
+    if dry_run {
+        return Err("a dry run: nothing is done".into());
+    }
+    let mut surveyor = surveyor.lock().await;
+    let survey = surveyor.survey(asked).await.map_err(|error| error.to_string())?;
+    let unit = find(&survey, intent).ok_or("the unit is no longer the one that was judged")?;
+    let facts = surveyor.facts(unit, survey.judged.get(&intent.identity));
+    let config = surveyor.rules().units.clone();
+    let plan = match (&intent.task, &intent.purpose) {
+        (Task::Drain { force, .. }, _) => {
+            let plan = hands.plan_drain(unit, &facts, &config).await.map_err(|refusal| refusal.to_string())?;
+            if !plan.can_be_given_back() && !force {
+                return Err(
+                    "it cannot be given back: nothing would start it again; --force drains it all the same".into()
+                );
+            }
+            plan
+        }
+        (_, Purpose::Restart(apps)) => {
+            still_stale(&survey, intent, apps.keys())?;
+            let plan = hands.plan(unit, &facts, &config).await.map_err(|refusal| refusal.to_string())?;
+            if let Preflight::Refused(why) = surveyor.preflight(unit, apps.keys().next()).await {
+                return Err(format!("it would not start again: {why}"));
+            }
+            plan
+        }
+        (_, Purpose::Drain(_)) => return Err("an action without a purpose".into()),
+    };
+    if !allow.signal {
+        return Err("this agent may not send signals: [agent] allow".into());
+    }
+    if !allow.supervisor && plan.needs_supervisor() {
+        return Err("this agent may not tell supervisors anything: [agent] allow".into());
+    }
+    for note in &plan.notes {
+        tracing::info!(slot = %intent.slot, %note, "worth knowing");
+    }
+    let hold = Hold::take(unit).map_err(|error| error.to_string())?;
+    let means = Means { plan: plan.clone(), tree: hold.identities() };
+    let text = serde_json::to_string(&means).map_err(|error| error.to_string())?;
+    let cleared = Cleared { means: text, ends_root: plan.ends_root() };
+    Ok((cleared, Act { plan, hold: Arc::new(hold), task: intent.task.clone() }))
+}
+
+fn find<'a>(survey: &'a Survey, intent: &Intent) -> Option<&'a Unit> {
+    let unit = survey.units.iter().find(|unit| unit.slot == intent.slot)?;
+    (unit.root()?.identity == intent.identity).then_some(unit)
+}
+
+/// Only evidence of this very moment restarts a unit.
+fn still_stale<'a>(survey: &Survey, intent: &Intent, apps: impl Iterator<Item = &'a AppName>) -> Result<(), String> {
+    let view = survey.scan.units.iter().find(|view| view.slot == intent.slot).ok_or("the unit is gone")?;
+    for app in apps {
+        match view.apps.get(app) {
+            Some(judged) if judged.verdict == Verdict::Stale && judged.cure == Cure::Restart => {}
+            Some(judged) => {
+                return Err(format!("looked at again it is {}: {}", judged.verdict.as_str(), judged.because));
+            }
+            None => return Err(format!("it no longer belongs to {app}")),
+        }
+    }
+    Ok(())
+}
+
+async fn do_step(hands: &Hands, act: &Act, slot: SlotId, step: Step, now: Moment) -> Input {
+    let is_drain = matches!(act.task, Task::Drain { .. });
+    match step {
+        Step::Stop => {
+            let answer =
+                if is_drain { hands.drain(&act.plan, &act.hold) } else { hands.stop(&act.plan, &act.hold, now).await };
+            Input::Stopped(slot, answer.map_err(|error| error.to_string()))
+        }
+        Step::AwaitEnd => {
+            if is_drain && act.plan.drain.is_some() {
+                act.hold.root_ended().await;
+            } else if !is_drain {
+                hands.ended(&act.plan, &act.hold).await;
+            }
+            Input::Ended(slot)
+        }
+        Step::Kill => {
+            if let Err(error) = hands.kill(&act.plan, &act.hold) {
+                tracing::warn!(%slot, %error, "could not kill");
+            }
+            hands.ended(&act.plan, &act.hold).await;
+            Input::Ended(slot)
+        }
+        Step::Start => {
+            let told = match act.task {
+                Task::Undrain => hands.release(&act.plan, now).await,
+                Task::Restart | Task::Drain { .. } => hands.start(&act.plan, now).await,
+            };
+            Input::Started(slot, told.map(|_| ()).map_err(|error| error.to_string()))
+        }
+        Step::HoldDown => {
+            let told = hands.hold_down(&act.plan).await;
+            Input::Held(slot, told.map(|_| ()).map_err(|error| error.to_string()))
+        }
+        Step::Preflight | Step::Verify | Step::Persist(_) | Step::Finish(_) => Input::Ended(slot),
+    }
+}
+
+/// Reads all processes of the slot again.
+async fn verify(surveyor: &Mutex<Surveyor>, slot: SlotId, asked: &Asked) -> Input {
+    let survey = match surveyor.lock().await.survey(asked).await {
+        Ok(survey) => survey,
+        Err(error) => return Input::Verified(slot, Verified::Unknown(error.to_string()), None),
+    };
+    let verified = match survey.scan.units.iter().find(|view| view.slot == slot) {
+        None if survey.units.iter().any(|unit| unit.slot == slot) => Verified::Fresh,
+        None => Verified::Unknown("nothing is up".into()),
+        Some(view) => {
+            let worst = view.apps.values().max_by_key(|judged| judged.verdict);
+            match worst.map(|judged| (judged.verdict, judged.cure, judged.because.clone())) {
+                None | Some((Verdict::Fresh | Verdict::Untracked, ..)) => Verified::Fresh,
+                Some((Verdict::Unknown, _, why)) => Verified::Unknown(why),
+                Some((Verdict::Stale, Cure::WaitForSource, why)) => Verified::SourceMovedOn(why),
+                Some((Verdict::Stale, _, why)) => Verified::Stale(why),
+            }
+        }
+    };
+    Input::Verified(slot, verified, Some(Box::new(survey)))
+}

@@ -1,0 +1,184 @@
+//! Seeing one host: its processes, what they hold, what they would load at their next start.
+//!
+//! The eyes own the reader, the parser and all caches. They look when told to and decide nothing: what they saw
+//! is judged in [`crate::judge`]. Called by `inspect` once, by the agent's driver again and again.
+
+mod claims;
+mod code;
+mod directory;
+mod header;
+mod preflight;
+mod summaries;
+
+pub use claims::{AppRules, Claim, Claims, Directory, KnownManifest};
+pub(crate) use claims::{Seen, lies_below};
+pub use preflight::Preflight;
+
+use crate::child::{self, Program};
+use crate::discover::{self, Discovery};
+use crate::judge::CodeView;
+use crate::parser::Parser;
+use crate::process::{Process, Unit};
+use crate::reader::Reader;
+use crate::reading::{Outcome, ReadOptions, Reading};
+use crate::supervisor::supervisord;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use summaries::Summaries;
+use unstale_protocol::ids::ProcessIdentity;
+use unstale_protocol::manifest::Manifest;
+
+/// What a look should cover.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LookOptions {
+    /// Also the standard library and installed packages.
+    pub all: bool,
+    /// Directories whose modules count as the app's wherever they lie; with `only_roots` nothing else does.
+    pub roots: Vec<String>,
+    /// List every first-party module, enum or not.
+    pub list_modules: bool,
+    /// The root that configuration names for an app, by which the next start is known.
+    pub next_root: Option<String>,
+}
+
+/// What was seen of one process.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// Its memory.
+    pub reading: Reading,
+    /// Its code at the next start.
+    pub code: Arc<CodeView>,
+}
+
+/// The eyes of one host.
+#[derive(Debug)]
+pub struct Eyes {
+    reader: Reader,
+    parser: Parser,
+    discovery: Discovery,
+    summaries: Summaries,
+    sights: BTreeMap<ProcessIdentity, Arc<Sight>>,
+}
+
+impl Eyes {
+    /// Opens the eyes. `reader` and `parser` say how the two helper processes are started.
+    pub fn new(reader: Program, parser: Program) -> Self {
+        Self {
+            reader: Reader::new(reader),
+            parser: Parser::new(parser),
+            discovery: Discovery::new(),
+            summaries: Summaries::default(),
+            sights: BTreeMap::new(),
+        }
+    }
+
+    /// Lists processes and the units they form.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn units(&mut self) -> Result<discover::Scan, child::Error> {
+        let scan = self.discovery.scan(&mut self.reader).await?;
+        if scan.unnamed.is_empty() {
+            return Ok(scan);
+        }
+        let mut is_named = false;
+        for unnamed in &scan.unnamed {
+            // Where supervisord does not answer the unit keeps the name that its environment gave it.
+            let chain = [unnamed.started.pid];
+            if let Ok(name) = supervisord::program_of(unnamed.supervisord, &unnamed.config, &chain).await {
+                self.discovery.name_program(unnamed.started, name);
+                is_named = true;
+            }
+        }
+        if is_named { self.discovery.scan(&mut self.reader).await } else { Ok(scan) }
+    }
+
+    /// Looks at all processes of `units` and forgets all others. With `again` false, a process that was seen before
+    /// keeps what was seen.
+    pub async fn look(&mut self, units: &[Unit], options: &LookOptions, manifests: &[Arc<Manifest>], again: bool) {
+        let mut seen = BTreeMap::new();
+        for unit in units {
+            for process in &unit.processes {
+                let known = self.sights.get(&process.identity).filter(|sight| !again && is_settled(sight));
+                let sight = match known {
+                    Some(sight) => Arc::clone(sight),
+                    None => Arc::new(self.sight(unit, process, options, manifests).await),
+                };
+                seen.insert(process.identity, sight);
+            }
+        }
+        self.sights = seen;
+        self.summaries.end_look();
+    }
+
+    /// Looks once at those processes of `units` that are wanted.
+    pub async fn look_at(&mut self, units: &[Unit], options: &LookOptions, is_wanted: &dyn Fn(&Process) -> bool) {
+        for unit in units {
+            for process in unit.processes.iter().filter(|process| is_wanted(process)) {
+                let sight = Arc::new(self.sight(unit, process, options, &[]).await);
+                self.sights.insert(process.identity, sight);
+            }
+        }
+        self.summaries.end_look();
+    }
+
+    /// Returns what was last seen of a process.
+    pub fn seen(&self, identity: &ProcessIdentity) -> Option<&Arc<Sight>> {
+        self.sights.get(identity)
+    }
+
+    /// Looks at one process.
+    async fn sight(
+        &mut self,
+        unit: &Unit,
+        process: &Process,
+        options: &LookOptions,
+        manifests: &[Arc<Manifest>],
+    ) -> Sight {
+        let asked = Self::read_options(unit, process, options, manifests);
+        let reading = self.reader.read(process.identity, &asked).await;
+        let code = match &reading.outcome {
+            Outcome::Complete => {
+                let root = unit.root().unwrap_or(process);
+                let mut code = code::Code {
+                    reader: &mut self.reader,
+                    parser: &mut self.parser,
+                    summaries: &mut self.summaries,
+                    process,
+                    unit_root: root,
+                    next_root: options.next_root.as_deref(),
+                };
+                code.view(&reading, manifests).await
+            }
+            _ => Arc::new(CodeView::default()),
+        };
+        Sight { reading, code }
+    }
+
+    fn read_options(unit: &Unit, process: &Process, options: &LookOptions, manifests: &[Arc<Manifest>]) -> ReadOptions {
+        let command = unit.root().map_or(&process.command, |root| &root.command);
+        let origins = manifests.iter().filter_map(|manifest| manifest.origin.as_ref()).flat_map(|origin| &origin.paths);
+        ReadOptions {
+            all: options.all,
+            app_packages: discover::app_packages(command),
+            app_roots: options.roots.iter().chain(origins).cloned().collect(),
+            list_modules: options.list_modules,
+            // A forked child shares most of its pages: reading through `mem` copies none of them.
+            through_mem: process.identity.pid != unit.root().unwrap_or(process).identity.pid,
+        }
+    }
+}
+
+/// What was seen too early, or not at all, is looked at again.
+fn is_settled(sight: &Sight) -> bool {
+    match &sight.reading.outcome {
+        Outcome::Complete => !sight.reading.modules.iter().any(|module| module.initializing),
+        Outcome::Denied(_) | Outcome::Unsupported(_) => true,
+        Outcome::Starting(_)
+        | Outcome::Changing(_)
+        | Outcome::Gone
+        | Outcome::Limit(_)
+        | Outcome::Damaged(_)
+        | Outcome::Timeout => false,
+    }
+}
