@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use unstale_protocol::fingerprint::Fingerprint;
-use unstale_protocol::host::{Action, Host, HostPolicy, PurgeResult, Record};
+use unstale_protocol::host::{Action, Host, HostPolicy, PurgeResult, Record, Scan};
 use unstale_protocol::ids::{AppName, HostName, Incarnation, SlotId};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::message::{Desired, Permit, Upward};
@@ -109,13 +109,13 @@ pub enum Error {
 /// What a task of the driver answers.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Surveyed(Result<Box<Survey>, String>),
+    Surveyed(Moment, Result<Arc<Survey>, String>),
     Preflighted(SlotId, Result<Cleared, String>, Option<Box<act::Act>>),
     Stopped(SlotId, Result<(), String>),
     Ended(SlotId),
     Started(SlotId, Result<(), String>),
     Held(SlotId, Result<(), String>),
-    Verified(SlotId, Verified, Option<Box<Survey>>),
+    Verified(SlotId, Verified, Option<(Moment, Arc<Survey>)>),
     Purged(AppName, PurgeResult),
 }
 
@@ -179,7 +179,7 @@ pub async fn run(
             let surveyor = Arc::clone(&surveyor);
             tasks.spawn(async move {
                 let answer = surveyor.lock().await.survey(&asked).await;
-                Input::Surveyed(answer.map(Box::new).map_err(|error| error.to_string()))
+                Input::Surveyed(asked.begun_at, answer.map_err(|error| error.to_string()))
             });
         }
         let timeout = [host.poll_timeout(), Some(looks.next_due())].into_iter().flatten().min();
@@ -197,16 +197,18 @@ pub async fn run(
                 Some(Incoming::Leaving) => host.handle_leaving(clock.now()),
             },
             Some(finished) = tasks.join_next() => match finished {
-                Ok(Input::Surveyed(answer)) => {
+                Ok(Input::Surveyed(begun_at, answer)) => {
                     looks.done();
                     match answer {
-                        Ok(survey) => take_survey(&mut host, &seen, watcher.as_mut(), *survey, clock.now()).await,
+                        Ok(survey) => {
+                            take_survey(&mut host, &seen, watcher.as_mut(), (begun_at, survey), clock.now()).await;
+                        }
                         Err(error) => tracing::warn!(%error, "could not look at this host"),
                     }
                 }
                 Ok(Input::Verified(slot, verified, survey)) => {
                     if let Some(survey) = survey {
-                        take_survey(&mut host, &seen, watcher.as_mut(), *survey, clock.now()).await;
+                        take_survey(&mut host, &seen, watcher.as_mut(), survey, clock.now()).await;
                     }
                     host.handle_verified(&slot, verified, clock.now());
                 }
@@ -229,15 +231,17 @@ async fn take_survey(
     host: &mut Host,
     seen: &watch::Sender<Arc<Survey>>,
     watcher: Option<&mut Watch>,
-    survey: Survey,
+    (begun_at, survey): (Moment, Arc<Survey>),
     now: Moment,
 ) {
     if let Some(watcher) = watcher {
         let roots = survey.watch_roots.iter().map(std::path::PathBuf::from).collect();
         watcher.set_roots(roots).await;
     }
-    host.handle_scan(&survey.scan, now);
-    seen.send_replace(Arc::new(survey));
+    // What is unchanged was seen again: the list of processes behind it is of this look.
+    let scan = Scan { begun_at, full: survey.scan.full && survey.scan.begun_at == begun_at, ..survey.scan.clone() };
+    host.handle_scan(&scan, now);
+    seen.send_replace(survey);
 }
 
 /// Waits for a change of files; for ever where they cannot be watched.

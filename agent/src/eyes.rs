@@ -122,6 +122,11 @@ impl Eyes {
         self.summaries.end_look();
     }
 
+    /// Tells whether everything that was seen needs no second look.
+    pub fn has_settled(&self) -> bool {
+        self.sights.values().all(|sight| is_settled(sight))
+    }
+
     /// Returns what was last seen of a process.
     pub fn seen(&self, identity: &ProcessIdentity) -> Option<&Arc<Sight>> {
         self.sights.get(identity)

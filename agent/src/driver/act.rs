@@ -169,7 +169,7 @@ impl Acts {
             Input::Held(slot, answer) => host.handle_held(&slot, answer, now),
             Input::Purged(app, result) => host.handle_purged(&app, &result, now),
             Input::Verified(slot, verified, _) => host.handle_verified(&slot, verified, now),
-            Input::Surveyed(_) => {}
+            Input::Surveyed(..) => {}
         }
         self.under_way.retain(|slot, _| host.intent(slot).is_some());
     }
@@ -336,5 +336,5 @@ async fn verify(surveyor: &Mutex<Surveyor>, slot: SlotId, asked: &Asked) -> Inpu
             }
         }
     };
-    Input::Verified(slot, verified, Some(Box::new(survey)))
+    Input::Verified(slot, verified, Some((asked.begun_at, survey)))
 }
