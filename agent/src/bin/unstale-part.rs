@@ -80,10 +80,8 @@ fn probe(entered: Result<(), sandbox::Error>) -> ExitCode {
     };
     let mut text: String = tries.into_iter().map(line).collect();
     let kept = rustix::thread::capabilities(None).map(|sets| sets.permitted);
-    text.push_str(&match kept {
-        Ok(kept) => format!("capabilities: {}\n", kept.bits()),
-        Err(error) => format!("capabilities: {error}\n"),
-    });
+    text += "capabilities: ";
+    text += &kept.map_or_else(|error| error.to_string(), |kept| kept.bits().to_string());
     say(&text)
 }
 
