@@ -10,7 +10,7 @@
 
 mod bindings;
 mod cache;
-mod denial;
+pub(crate) mod denial;
 mod elf;
 mod enums;
 mod facts;

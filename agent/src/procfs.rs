@@ -212,7 +212,10 @@ pub(crate) fn facts(pid: Pid, boot_at_ms: u64) -> Result<Facts, Error> {
     let status = status(pid)?;
     let command = command(pid)?;
     let root = link(pid, "root");
-    let denied = root.as_ref().err().map(ToString::to_string);
+    let denied = match &root {
+        Err(Error::Gone(_)) | Ok(_) => None,
+        Err(_) => Some(crate::memory::denial::explain(pid)),
+    };
     let root = root.unwrap_or_else(|_| "/".to_owned());
     let inside = |path: String| parse::inside(&root, &path);
     let exe = link(pid, "exe").ok().map(inside);

@@ -3,11 +3,13 @@
 #![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use unstale_agent::child::{self, Child, Program};
-use unstale_agent::discover::{Discovery, Scan};
+use unstale_agent::discover::{Discovery, Scan, app_packages};
+use unstale_agent::files;
+use unstale_agent::lookup::{Located, Query, StartFrom};
 use unstale_agent::parser::{Item, Parser};
 use unstale_agent::process::{Kind, Supervisor, Unit};
 use unstale_agent::reader::{self, Reader};
@@ -214,6 +216,208 @@ async fn one_hostile_file_does_not_spoil_the_batch() {
     let shape: Vec<bool> = parsed.iter().map(Result::is_ok).collect();
     assert!(shape[0] && shape[5] && shape[8], "{parsed:?}");
     assert!(!shape[6] && !shape[7], "{parsed:?}");
+}
+
+/// Makes the directories and files below `root`.
+fn tree(root: &Path, files: &[(&str, &str)]) {
+    for (path, content) in files {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        std::fs::write(path, content).expect("written");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_worker_behind_a_link_would_import_the_release_that_the_link_names_now() {
+    let directory = tempfile::tempdir().expect("directory");
+    let root = directory.path().canonicalize().expect("path");
+    let run = "import app.enums, time\nprint('up', flush=True)\ntime.sleep(60)\n";
+    for release in ["6", "7"] {
+        let enums = format!("import enum\nclass Kind(enum.Enum):\n    R{release} = 1\n");
+        let below = root.join("releases").join(release);
+        tree(&below, &[("app/__init__.py", ""), ("app/enums.py", &enums), ("app/run.py", run)]);
+    }
+    let link = root.join("current");
+    std::os::unix::fs::symlink("releases/6", &link).expect("linked");
+    let started = python(&link, &["-m", "app.run"]);
+    std::fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink("releases/7", &link)).expect("moved");
+
+    let (mut reader, mut discovery) = (reader(), Discovery::new());
+    let scan = discovery.scan(&mut reader).await.expect("scan");
+    let process = unit(&scan, started.pid()).root().expect("root").clone();
+    let options = ReadOptions { list_modules: true, ..ReadOptions::default() };
+    let reading = reader.read(process.identity, &options).await;
+    let interpreter = reading.interpreter.expect("interpreter");
+    let variable = |name: &str| process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    let query = Query {
+        modules: reading.modules,
+        path: interpreter.path,
+        argv0: interpreter.argv.first().cloned(),
+        python: interpreter.version,
+        cwd: process.cwd.clone(),
+        pwd: variable("PWD"),
+        python_path: None,
+        root: None,
+        supervisor_directory: None,
+    };
+    let lookup = reader.find(process.identity, query).await.expect("lookup");
+    assert_eq!(lookup.start.from, StartFrom::PwdThroughLink);
+    let path = |below: &str| root.join(below).to_str().expect("text").to_owned();
+    let found = |module: &str| lookup.findings.iter().find(|finding| finding.module == module).expect("a finding");
+    let enums = found("app.enums");
+    assert_eq!(enums.imported_from, Some(path("releases/6/app/enums.py")));
+    assert_eq!(enums.next, Located::Source { path: path("current/app/enums.py") });
+    assert_eq!(found("__main__").next, Located::Source { path: path("current/app/run.py") });
+    let files = reader.fetch(process.identity, &[path("current/app/enums.py")]).await.expect("files");
+    let file = files[0].as_ref().expect("a file");
+    assert_eq!(file.facts.path_resolved, path("releases/7/app/enums.py"));
+    assert!(String::from_utf8_lossy(&file.bytes).contains("R7"));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_link_in_a_chroot_does_not_lead_to_the_hosts_file() {
+    let directory = tempfile::tempdir().expect("directory");
+    let jail = directory.path();
+    tree(jail, &[("app/enums.py", "A = 1\n"), ("etc/inside", "inside\n")]);
+    let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, jail.join(name)).expect("linked");
+    link("host", "/etc/passwd");
+    link("up", "../../../../../../etc/passwd");
+    link("inside", "/etc/inside");
+    link("magic", "/proc/self/root/etc/passwd");
+    let code =
+        "import os, sys, time\nos.chroot(sys.argv[1])\nos.chdir('/app')\nprint('up', flush=True)\ntime.sleep(60)\n";
+    // Without the right to change the root, in a user namespace of its own.
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("python3")
+    } else {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "python3"]);
+        command
+    };
+    command.args(["-c", code]).arg(jail);
+    let started = say(command);
+    let identity = reader::identify(started.pid()).expect("identity");
+    let mut reader = reader();
+    let facts = reader.facts(&[started.pid()]).await.expect("facts");
+    assert_eq!((facts[0].cwd.as_deref(), facts[0].other_root), (Some("/app"), true));
+    let paths = ["/app/enums.py", "/inside", "/host", "/up", "/magic"].map(str::to_owned);
+    let files = reader.fetch(identity, &paths).await.expect("files");
+    let bytes: Vec<Option<&[u8]>> = files.iter().map(|file| file.as_ref().ok().map(|file| &file.bytes[..])).collect();
+    assert_eq!(bytes, [Some(&b"A = 1\n"[..]), Some(b"inside\n"), None, None, None]);
+    assert!(matches!(&files[2], Err(files::Error::NotFound { .. })), "{:?}", files[2]);
+    assert_eq!(files[1].as_ref().expect("a file").facts.path_resolved, "/etc/inside");
+}
+
+/// Returns the programs of a virtual environment that `tests/requirements` describes.
+fn venv(name: &str) -> PathBuf {
+    let made = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/venv")).args(["python3", name]).output();
+    let made = made.expect("tests/venv (needs bash)");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Path::new(String::from_utf8(made.stdout).expect("text").trim()).join("bin")
+}
+
+/// Looks until a unit is as wanted, at most a minute.
+async fn look(discovery: &mut Discovery, reader: &mut Reader, wanted: impl Fn(&Scan) -> bool) -> Scan {
+    let looking = async {
+        loop {
+            let scan = discovery.scan(reader).await.expect("scan");
+            if wanted(&scan) {
+                return scan;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looking).await.expect("the unit comes up in time")
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn programs_of_a_supervisord_are_units_with_its_names() {
+    let directory = tempfile::tempdir().expect("directory");
+    let root = directory.path().canonicalize().expect("path");
+    let config = "[supervisord]\nlogfile=log\npidfile=pid\n[program:loop]\nnumprocs=2\n\
+        process_name=%(program_name)s_%(process_num)02d\ncommand=python3 -m loop\n\
+        [program:shell]\ncommand=sh -c 'python3 -m loop; true'\n";
+    let code = "import time\ntime.sleep(60)\n";
+    tree(&root, &[("conf/s.conf", config), ("loop.py", code)]);
+    let mut command = Command::new(venv("worker").join("supervisord"));
+    command.args(["-n", "-c", "conf/s.conf"]).current_dir(&root).stdout(Stdio::null()).stderr(Stdio::null());
+    let started = Started(command.spawn().expect("supervisord"));
+    let (mut reader, mut discovery) = (reader(), Discovery::new());
+    let config = root.join("conf/s.conf").to_str().expect("text").to_owned();
+    let names = |scan: &Scan| {
+        let mut names = Vec::new();
+        for unit in &scan.units {
+            if let Supervisor::Supervisord { name, pid, config: named } = &unit.supervisor
+                && *pid == started.pid()
+            {
+                assert_eq!((named, unit.kind), (&config, Kind::Python));
+                names.push((name.clone(), unit.service.clone(), unit.slot.to_string()));
+            }
+        }
+        names
+    };
+    let scan = look(&mut discovery, &mut reader, |scan| names(scan).len() == 3).await;
+    let found = names(&scan);
+    let programs: Vec<&str> = found.iter().map(|(name, _, _)| name.as_str()).collect();
+    assert_eq!(programs, ["loop:loop_00", "loop:loop_01", "shell:shell"]);
+    assert!(found[0].2.starts_with("python/supervisord:") && found[0].2.ends_with("/loop:loop_00"), "{found:?}");
+    assert_eq!(found[2].1, "shell");
+    assert!(scan.supervisors >= 1);
+    let is_supervisord = |unit: &Unit| unit.processes.iter().any(|process| process.identity.pid == started.pid());
+    assert!(!scan.units.iter().any(is_supervisord), "a supervisor is no worker");
+    // It ends its programs before it ends.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(started.pid().0).expect("pid")).expect("pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("asked to end");
+    look(&mut discovery, &mut reader, |scan| names(scan).is_empty()).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn workers_that_write_titles_keep_their_kind_and_unit() {
+    let directory = tempfile::tempdir().expect("directory");
+    let app = "from celery import Celery\napp = Celery('shop', broker='memory://')\n";
+    let web = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'']\n";
+    tree(directory.path(), &[("shop.py", app), ("web.py", web)]);
+    let programs = venv("titled");
+    let start = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(programs.join(program));
+        command.args(arguments).current_dir(directory.path()).env("PWD", directory.path());
+        command.env("UNSTALE_APP", "shop").env("HOME", directory.path());
+        Started(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started"))
+    };
+    let (mut reader, mut discovery) = (reader(), Discovery::new());
+    let celery = start("celery", &["-A", "shop", "worker", "-c", "1", "--without-gossip", "--without-mingle"]);
+    let gunicorn = start("gunicorn", &["--bind=unix:web.sock", "web:app"]);
+    let is_up = |scan: &Scan, started: &Started| {
+        let holds = |unit: &&Unit| unit.root().is_some_and(|root| root.identity.pid == started.pid());
+        let unit = scan.units.iter().find(holds);
+        unit.is_some_and(|unit| unit.processes.len() == 2 && unit.processes.iter().all(|process| process.titled))
+    };
+    let both = |scan: &Scan| is_up(scan, &celery) && is_up(scan, &gunicorn);
+    // Seen from the start, the environment of before the title is known; seen late, it is blank.
+    let early = look(&mut discovery, &mut reader, both).await;
+    let late = Discovery::new().scan(&mut reader).await.expect("scan");
+    for (scan, knows_environment) in [(&early, true), (&late, false)] {
+        for (started, kind, package) in [(&celery, Kind::Celery, "shop"), (&gunicorn, Kind::Gunicorn, "web")] {
+            let unit = unit(scan, started.pid());
+            let root = unit.root().expect("root");
+            assert_eq!((unit.kind, root.identity.pid, unit.processes.len()), (kind, started.pid(), 2), "{unit:?}");
+            assert_eq!(app_packages(&root.command), [package], "{:?}", root.command);
+            let claimed = root.environment.iter().any(|(name, _)| name == "UNSTALE_APP");
+            assert_eq!(claimed, knows_environment, "{root:?}");
+        }
+    }
+    for started in [&celery, &gunicorn] {
+        let slots = [&early, &late].map(|scan| unit(scan, started.pid()).slot.clone());
+        assert!(slots[0].as_str().contains("/none/") || slots[0].as_str().contains("/container/"), "{slots:?}");
+    }
+    for started in [&celery, &gunicorn] {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(started.pid().0).expect("pid")).expect("pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("asked to end");
+    }
+    let is_gone = |scan: &Scan, started: &Started| {
+        scan.units.iter().flat_map(|unit| &unit.processes).all(|process| process.parent != started.pid())
+    };
+    look(&mut discovery, &mut reader, |scan| is_gone(scan, &celery) && is_gone(scan, &gunicorn)).await;
 }
 
 /// Waits for a condition, at most ten seconds.

@@ -13,16 +13,11 @@ pub(crate) struct Stat {
     pub(crate) parent: Pid,
     /// Field 7 is not 0.
     pub(crate) has_terminal: bool,
-    /// Field 9 has `PF_KTHREAD`.
-    pub(crate) kernel_thread: bool,
     /// Field 22, in clock ticks since boot.
     pub(crate) start_ticks: u64,
     /// Field 28; 0 without the right to read the process.
     pub(crate) stack_start: u64,
 }
-
-/// `PF_KTHREAD` of `include/linux/sched.h`.
-const KERNEL_THREAD: u64 = 0x0020_0000;
 
 impl Stat {
     /// Parses the line; the name may hold blanks, parentheses and line ends, so fields count from the last `)`.
@@ -40,7 +35,6 @@ impl Stat {
             state: field(3)?.chars().next()?,
             parent: Pid(field(4)?.parse().ok()?),
             has_terminal: field(7)? != "0",
-            kernel_thread: number(9)? & KERNEL_THREAD != 0,
             start_ticks: number(22)?,
             stack_start: number(28)?,
         })
@@ -57,8 +51,6 @@ impl Stat {
 pub(crate) struct Status {
     /// Real user id.
     pub(crate) uid: u32,
-    /// `CapPrm`.
-    pub(crate) permitted_capabilities: u64,
     /// `SigCgt`.
     pub(crate) caught_signals: u64,
     /// The last of `NSpid`: the pid in the innermost namespace.
@@ -73,7 +65,6 @@ impl Status {
         let hex = |name: &str| u64::from_str_radix(line(name)?.trim(), 16).ok();
         Some(Self {
             uid: line("Uid")?.split_ascii_whitespace().next()?.parse().ok()?,
-            permitted_capabilities: hex("CapPrm")?,
             caught_signals: hex("SigCgt")?,
             // Absent on kernels without pid namespaces.
             inner_pid: line("NSpid").or_else(|| line("Pid"))?.split_ascii_whitespace().last()?.parse().ok()?,
