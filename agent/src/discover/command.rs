@@ -271,6 +271,34 @@ pub fn app_packages(command: &[String]) -> Vec<String> {
     packages
 }
 
+/// Returns what tells one worker from another both before and after it wrote a title over its command line;
+/// `None` for kinds whose titles say nothing of it.
+///
+/// Celery's title repeats its arguments in parentheses (`celery/platforms.py`, `strargv`), gunicorn's its
+/// `proc_name` in brackets, which is the app unless `--name` says otherwise.
+pub(super) fn label(kind: Kind, command: &[String]) -> Option<String> {
+    let (entry, arguments) = entry(command);
+    let between = |title: &str, open: char, close: char| {
+        let inner = title.split_once(open)?.1.rsplit_once(close)?.0;
+        Some(inner.to_owned())
+    };
+    match (kind, entry) {
+        (Kind::Celery | Kind::Beat | Kind::Flower, Entry::Title(title)) => between(title, '(', ')'),
+        (Kind::Celery | Kind::Beat | Kind::Flower, Entry::Script("manage.py")) => {
+            Some(arguments.get(1..).unwrap_or_default().join(" "))
+        }
+        (Kind::Celery | Kind::Beat | Kind::Flower, _) => Some(arguments.join(" ")),
+        // After a change of binary the new master marks its name: `[web:app.2]`.
+        (Kind::Gunicorn, Entry::Title(title)) => {
+            between(title, '[', ']').map(|name| name.strip_suffix(".2").unwrap_or(&name).to_owned())
+        }
+        (Kind::Gunicorn, _) => {
+            option_value(arguments, "-n", "--name").or(arguments.last().map(String::as_str)).map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
 fn option_value<'a>(arguments: &'a [String], short: &str, long: &str) -> Option<&'a str> {
     let mut words = arguments.iter();
     while let Some(word) = words.next() {

@@ -1,5 +1,6 @@
 //! Slots: the places that units live in, named so that a restart does not change the name.
 
+use super::command;
 use super::units::Known;
 use crate::process::{Kind, Supervisor};
 use sha2::{Digest, Sha256};
@@ -50,10 +51,11 @@ fn unreachable_slot(error: &unstale_protocol::ids::NameError) -> SlotId {
 }
 
 fn unsupervised(kind: Kind, how: &str, root: &Known) -> String {
-    // The state in a title changes while the process lives; the rest of it does not.
-    let command: Vec<String> = root.first_command.iter().map(|word| word.replace(" -active-", "")).collect();
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    format!("{kind}/{}/{}/{}", bounded(how), digest(&words), root.facts.uid)
+    let command = match command::label(kind, &root.facts.command) {
+        Some(label) => digest(&[&label]),
+        None => digest(&root.first_command.iter().map(String::as_str).collect::<Vec<_>>()),
+    };
+    format!("{kind}/{}/{command}/{}", bounded(how), root.facts.uid)
 }
 
 /// Numbers given to equal places. A number stays with its unit as long as it lives.

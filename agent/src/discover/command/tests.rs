@@ -150,3 +150,19 @@ fn a_supervisord_has_its_configuration_where_its_manual_says() {
         ]
     );
 }
+
+#[test]
+fn a_title_does_not_change_what_a_worker_is_called() {
+    fn check(kind: Kind, before: &str, after: &str) {
+        let label = label(kind, &words(before));
+        assert!(label.is_some(), "{before}");
+        assert_eq!(label, super::label(kind, &words(after)), "{before} and {after}");
+    }
+    let title = "[celeryd: w1@box:MainProcess] -active- (-A shop worker -c 1)";
+    check(Kind::Celery, "python|/v/bin/celery|-A|shop|worker|-c|1", title);
+    check(Kind::Celery, "python|-m|celery|-A|shop|worker|-c|1", title);
+    check(Kind::Gunicorn, "python|/v/bin/gunicorn|-w|4|web:app", "gunicorn: master [web:app]");
+    check(Kind::Gunicorn, "python|/v/bin/gunicorn|--name=shop|web:app", "gunicorn: master [shop.2]");
+    assert_eq!(label(Kind::Python, &words("python|x.py")), None);
+    assert_eq!(label(Kind::Celery, &words("[celeryd: )(")), None);
+}
