@@ -2,7 +2,7 @@
 
 use crate::harness::app::Place;
 use crate::harness::process::{Running, command as plain_command};
-use crate::harness::wait::eventually;
+use crate::harness::wait::eventually_some;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -136,8 +136,12 @@ impl Up {
         command.arg("up").arg("--state-dir").arg(&state).arg("--socket").arg(&socket);
         command.arg("--root").arg(place.path()).arg("--config").arg(&config);
         let process = Running::start(&mut command, &place.join("up.log"));
-        let up = Self { process, socket, state };
-        eventually("unstale up answers", 20, || (up.run(["status"]), up.process.log()), |(answer, _)| answer.code != 2);
+        let mut up = Self { process, socket, state };
+        eventually_some("unstale up answers", 30, || {
+            assert!(!up.process.has_ended(), "unstale up ended: {}", up.process.log());
+            let answer = up.run(["status"]);
+            if answer.code == 2 { Err((answer, up.process.log())) } else { Ok(()) }
+        });
         up
     }
 
