@@ -4,6 +4,7 @@
 //! says (`source`) and what their bytecode says (`bytecode`). Hands: `purge`, `restart`, `supervisor`.
 //! What to do is decided in `unstale_protocol`; nothing here speaks to a bus.
 
+pub mod bytecode;
 pub mod child;
 pub mod discover;
 pub mod display;

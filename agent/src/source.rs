@@ -9,6 +9,8 @@ mod nesting;
 mod statements;
 
 pub use decode::{DecodeError, decode};
+pub(crate) use expressions::{MAX_TEXT_BYTES, string};
+pub(crate) use statements::MUTATORS;
 
 use crate::python::ir::{Expr, Summary};
 use ruff_python_parser::{parse_expression, parse_module};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use unstale_agent::python::DefinedEnum;
 use unstale_agent::python::ir::Summary;
 use unstale_agent::python::link::{ModuleKind, Project};
-use unstale_agent::source;
+use unstale_agent::{bytecode, source};
 use unstale_protocol::ids::PythonVersion;
 use unstale_protocol::value::Value;
 
@@ -87,4 +87,21 @@ fn source_says_what_every_interpreter_makes_of_it() {
         count += 1;
     }
     assert!(count > 0, "no CPython from 3.8 on was found: install python3");
+}
+
+#[test]
+fn bytecode_says_the_same_as_its_source() {
+    let fixtures = modules_below(&fixtures());
+    for interpreter in interpreters() {
+        let pycs = interpreter.compile(&fixtures);
+        let lower = |(name, kind, pyc): &(String, ModuleKind, Vec<u8>)| {
+            let summary =
+                bytecode::summarize(pyc, interpreter.version).unwrap_or_else(|error| panic!("{name}: {error}"));
+            (name.clone(), (*kind, Arc::new(summary)))
+        };
+        let found = evaluate(&pycs.iter().map(lower).collect(), interpreter.version);
+        for (name, exact) in zoo(&interpreter) {
+            check(&interpreter, "bytecode", &found, &[name], exact);
+        }
+    }
 }

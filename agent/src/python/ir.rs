@@ -63,6 +63,17 @@ impl Branch {
     pub fn is_always(&self) -> bool {
         matches!(self, Self::Always)
     }
+
+    /// Returns the mark of a statement that is marked `inner` inside a block marked `self`.
+    pub(crate) fn within(self, inner: Self) -> Self {
+        match (self, inner) {
+            (Self::Always, other) | (other, Self::Always) => other,
+            (Self::Python { since: a, below: b }, Self::Python { since: c, below: d }) => {
+                Self::Python { since: a.max(c), below: b.min(d) }
+            }
+            _ => Self::Sometimes,
+        }
+    }
 }
 
 /// What a statement does.

@@ -149,11 +149,11 @@ impl Statements<'_> {
         match statement {
             Stmt::If(test) => {
                 let (body, mut rest) = version_test(&test.test);
-                self.block(&test.body, within(branch, body), depth, out);
+                self.block(&test.body, branch.within(body), depth, out);
                 for clause in &test.elif_else_clauses {
                     let (body, next) = clause.test.as_ref().map_or((Branch::Always, sometimes), version_test);
-                    self.block(&clause.body, within(branch, within(rest, body)), depth, out);
-                    rest = within(rest, next);
+                    self.block(&clause.body, branch.within(rest.within(body)), depth, out);
+                    rest = rest.within(next);
                 }
             }
             Stmt::Try(attempt) => {
@@ -369,17 +369,6 @@ fn assigns_value(block: &[Stmt], depth: usize) -> bool {
             }
             _ => false,
         })
-}
-
-/// Returns the mark of a statement that stands in `inner` inside `outer`.
-fn within(outer: Branch, inner: Branch) -> Branch {
-    match (outer, inner) {
-        (Branch::Always, other) | (other, Branch::Always) => other,
-        (Branch::Python { since: a, below: b }, Branch::Python { since: c, below: d }) => {
-            Branch::Python { since: a.max(c), below: b.min(d) }
-        }
-        _ => Branch::Sometimes,
-    }
 }
 
 /// Reads `sys.version_info >= (3, 11)`: the marks of the body and of what follows `else`.

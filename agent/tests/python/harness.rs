@@ -91,6 +91,28 @@ pub(crate) fn modules_below(root: &Path) -> Vec<Module> {
 }
 
 impl Interpreter {
+    /// Compiles modules and returns their `.pyc` files.
+    pub(crate) fn compile(&self, modules: &[Module]) -> Vec<(String, ModuleKind, Vec<u8>)> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut command = Command::new(&self.path);
+        command.args(["-E", "-s", "-c"]);
+        command.arg(
+            "import py_compile, sys, warnings\nwarnings.simplefilter('ignore')\nfor name in sys.argv[1:]:\n    py_compile.compile(name, name + 'c', doraise=True)",
+        );
+        for module in modules {
+            let path = directory.path().join(format!("{}.py", module.name));
+            std::fs::write(&path, &module.bytes).expect("a file");
+            command.arg(path);
+        }
+        let output = command.output().expect("the interpreter runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let read = |module: &Module| {
+            let pyc = std::fs::read(directory.path().join(format!("{}.pyc", module.name))).expect("a pyc");
+            (module.name.clone(), module.kind, pyc)
+        };
+        modules.iter().map(read).collect()
+    }
+
     /// Returns the enums of `modules` as the interpreter has them after importing them.
     pub(crate) fn enums(&self, modules: &[&str]) -> Enums {
         let output = Command::new(&self.path)
