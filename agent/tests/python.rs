@@ -105,3 +105,91 @@ fn bytecode_says_the_same_as_its_source() {
         }
     }
 }
+
+/// What is compared of one file: every enum that both layers define.
+struct Pair {
+    source: BTreeMap<String, DefinedEnum>,
+    bytecode: BTreeMap<String, DefinedEnum>,
+}
+
+impl Pair {
+    fn of(text: &str, compiled: &Summary, python: PythonVersion) -> Option<Self> {
+        let read = source::summarize(text).ok()?;
+        let alone = |summary: Summary| {
+            evaluate(&BTreeMap::from([("m".to_owned(), (ModuleKind::Module, Arc::new(summary)))]), python)
+        };
+        Some(Self { source: alone(read), bytecode: alone(compiled.clone()) })
+    }
+
+    fn differences(&self) -> Vec<String> {
+        let both = self.source.iter().filter_map(|(name, ours)| Some((name, ours, self.bytecode.get(name)?)));
+        let found = both.filter(|(_, ours, theirs)| ours.compare(theirs).is_different());
+        found.map(|(name, ours, theirs)| format!("{name}: {ours:?} / {theirs:?}")).collect()
+    }
+}
+
+/// The installed files that hold enums, with the bytecode that the interpreter itself would use.
+fn installed(interpreter: &Interpreter) -> Vec<(String, String, Summary)> {
+    let mut pairs = Vec::new();
+    for (path, bytes, pyc) in interpreter.installed() {
+        if !source::may_matter(&bytes) {
+            continue;
+        }
+        let Ok(text) = source::decode(&bytes) else { continue };
+        match bytecode::summarize(&pyc, interpreter.version) {
+            Ok(summary) => pairs.push((path, text, summary)),
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+    pairs
+}
+
+#[test]
+fn fresh_pairs_never_differ_and_every_flipped_value_is_found() {
+    let (mut enums, mut flips) = (0, 0);
+    let mut unequal = Vec::new();
+    for interpreter in interpreters() {
+        for (path, text, compiled) in installed(&interpreter) {
+            let Some(pair) = Pair::of(&text, &compiled, interpreter.version) else { continue };
+            assert_eq!(pair.differences(), Vec::<String>::new(), "{path}");
+            enums += pair.source.len();
+            if pair.source.len() != pair.bytecode.len() {
+                unequal.push((path.clone(), pair.source.len(), pair.bytecode.len()));
+            }
+            for flipped in harness::flips(&text, &pair.source) {
+                let Some(pair) = Pair::of(&flipped, &compiled, interpreter.version) else { continue };
+                assert_ne!(pair.differences(), Vec::<String>::new(), "a flipped value in {path} was missed");
+                flips += 1;
+            }
+        }
+    }
+    println!("{enums} enums, {flips} flips, unequal counts: {unequal:?}");
+    assert!(enums > 100 && flips > 100, "too little was compared: {enums} enums, {flips} flips");
+}
+
+#[test]
+fn damaged_bytecode_does_no_harm() {
+    #[expect(clippy::disallowed_methods, reason = "the number of rounds is set for long runs")]
+    let rounds = std::env::var("UNSTALE_DAMAGED").ok().and_then(|text| text.parse().ok()).unwrap_or(600_u64);
+    let fixtures = modules_below(&fixtures());
+    for interpreter in interpreters() {
+        let pycs = interpreter.compile(&fixtures);
+        let mut random = harness::Random(u64::from(interpreter.version.minor));
+        for _ in 0..rounds {
+            let (name, kind, pyc) = &pycs[random.below(pycs.len())];
+            let mut damaged = pyc.clone();
+            for _ in 0..=random.below(4) {
+                let at = 16 + random.below(damaged.len() - 16);
+                match random.below(3) {
+                    0 => damaged[at] ^= 1 << random.below(8),
+                    1 => damaged[at] = u8::try_from(random.below(256)).expect("a byte"),
+                    _ if at > 20 => damaged.truncate(at),
+                    _ => {}
+                }
+            }
+            if let Ok(summary) = bytecode::summarize(&damaged, interpreter.version) {
+                evaluate(&BTreeMap::from([(name.clone(), (*kind, Arc::new(summary)))]), interpreter.version);
+            }
+        }
+    }
+}

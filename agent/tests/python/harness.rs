@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use unstale_agent::bytecode::header::{self, Acceptance, SourceStat, cache_path};
+use unstale_agent::python::DefinedEnum;
 use unstale_agent::python::link::ModuleKind;
 use unstale_protocol::enumdef::EnumDef;
 use unstale_protocol::ids::PythonVersion;
+use unstale_protocol::value::Value;
 
 /// A CPython.
 pub(crate) struct Interpreter {
@@ -132,4 +135,81 @@ impl Interpreter {
 struct Dumped {
     bases: Vec<String>,
     definition: EnumDef,
+}
+
+impl Interpreter {
+    /// Returns installed sources with the bytecode that this interpreter would use for them: of the
+    /// standard library without its tests, and of what else is installed.
+    pub(crate) fn installed(&self) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+        let script = "import sys, sysconfig; print(sysconfig.get_paths()['stdlib'])";
+        let output = Command::new(&self.path).args(["-I", "-c", script]).output().expect("the interpreter runs");
+        let root = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let mut found = Vec::new();
+        let mut directories = vec![root];
+        while let Some(directory) = directories.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+                if path.is_dir() {
+                    if !matches!(name.as_str(), "__pycache__" | "lib2to3" | "idlelib") {
+                        directories.push(path);
+                    }
+                } else if name.ends_with(".py") {
+                    found.extend(self.pair(&path));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn pair(&self, path: &Path) -> Option<(String, Vec<u8>, Vec<u8>)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let text = path.to_str()?.to_owned();
+        let pyc = std::fs::read(cache_path(&text, self.version, 0, None)).ok()?;
+        let source = std::fs::read(path).ok()?;
+        let data = std::fs::metadata(path).ok()?;
+        let stat =
+            SourceStat { size: data.size(), mtime_s: data.mtime(), mtime_ns: u32::try_from(data.mtime_nsec()).ok()? };
+        let header = header::read(&pyc, self.version).ok()?;
+        (header.accepts(&stat, &source) == Acceptance::Used).then_some((text, source, pyc))
+    }
+}
+
+/// Returns the text once for each member whose value stands alone on its line, with the case of that value flipped.
+pub(crate) fn flips(text: &str, enums: &BTreeMap<String, DefinedEnum>) -> Vec<String> {
+    let mut flipped = Vec::new();
+    for defined in enums.values().filter(|defined| defined.members_known) {
+        for (name, value) in &defined.written {
+            let Value::Str(value) = value else { continue };
+            let other: String = value
+                .chars()
+                .map(|letter| {
+                    if letter.is_ascii_lowercase() { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() }
+                })
+                .collect();
+            for quote in ['"', '\''] {
+                let line = format!("    {name} = {quote}{value}{quote}");
+                // A line that could stand in another class too says nothing.
+                if other != *value && text.matches(&line).count() == 1 {
+                    flipped.push(text.replace(&line, &format!("    {name} = {quote}{other}{quote}")));
+                }
+            }
+        }
+    }
+    flipped
+}
+
+/// A small random generator (xorshift64*), so that a failure can be run again.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// Returns a number below `limit`.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).expect("31 bits") % limit.max(1)
+    }
 }
