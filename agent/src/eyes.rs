@@ -6,7 +6,6 @@
 mod claims;
 mod code;
 mod directory;
-mod header;
 mod preflight;
 mod summaries;
 

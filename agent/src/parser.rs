@@ -4,6 +4,7 @@
 //! abort its process; so it happens here, where it costs that one file its verdict and nothing else. The helper
 //! cannot open a file, and answers with plain data that the agent judges.
 
+use crate::bytecode;
 use crate::child::{self, Child, Program};
 use crate::python::ir::Summary;
 use crate::source::{self, SyntaxError};
@@ -53,9 +54,12 @@ pub enum Error {
     /// Its bytes are not what it declares them to be.
     #[error("{0}")]
     Encoding(String),
-    /// It is no bytecode of that version: an import of it fails, or goes on to the source.
+    /// It is no bytecode of that version, or beyond the bounds of this reader.
     #[error("{0}")]
     Bytecode(String),
+    /// Bytecode with a good header and a body that is cut short or damaged: an import of it fails.
+    #[error("{0}")]
+    Broken(String),
     /// The parser could not deal with it, which says nothing about what Python does.
     #[error("it cannot be parsed here: {0}")]
     Undecidable(String),
@@ -175,7 +179,10 @@ fn summarize(item: &Item) -> Parsed {
             let text = source::decode(bytes).map_err(|error| Error::Encoding(error.to_string()))?;
             source::summarize(&text).map_err(Error::Syntax)
         }
-        Item::Bytecode { .. } => Err(Error::Undecidable("bytecode is not parsed yet".to_owned())),
+        Item::Bytecode { pyc, python } => bytecode::summarize(pyc, *python).map_err(|error| match error {
+            bytecode::Error::Broken(_) => Error::Broken(error.to_string()),
+            bytecode::Error::Header(_) | bytecode::Error::Limit(_) => Error::Bytecode(error.to_string()),
+        }),
     }
 }
 

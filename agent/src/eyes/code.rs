@@ -1,11 +1,11 @@
 //! The code that a process would load at its next start: found, fetched, parsed and evaluated.
 
-use super::header;
 use super::summaries::{State, Summaries, Summarised};
+use crate::bytecode::header;
 use crate::files::FileFacts;
 use crate::judge::{BytecodeState, CodeView, Fit, ModuleView, fit};
 use crate::lookup::{Located, Query};
-use crate::parser::{Item, Parser};
+use crate::parser::{self, Item, Parser};
 use crate::process::Process;
 use crate::purge::StaleFile;
 use crate::python::link::{Evaluated, ModuleKind, Project};
@@ -338,7 +338,7 @@ pub(super) async fn files(
     }
     let parsed = parser.summarize(items).await;
     for ((path, facts, header), what) in fetched_files.into_iter().zip(parsed) {
-        let what = what.map(Arc::new).map_err(|error| error.to_string());
+        let what = what.map(Arc::new);
         summaries.keep(State::of(&facts, python), what.clone(), Vec::clone(&header));
         files.insert(path, Ok(File { facts, what, header }));
     }
@@ -444,7 +444,15 @@ fn bytecode_state(
     let Some(why) = crate::judge::difference(evaluated, &together) else {
         return match &found.pyc {
             None => BytecodeState::None,
-            Some(Pyc { path, what: Err(why), .. }) => BytecodeState::Unknown { path: path.clone(), why: why.clone() },
+            // The interpreter takes the file for its header and then fails on its body: no source is looked at.
+            Some(pyc @ Pyc { what: Err(parser::Error::Broken(why)), .. }) => BytecodeState::Stale {
+                file: stale_file(pyc),
+                defines: Arc::default(),
+                why: format!("an import would fail on it: {why}"),
+            },
+            Some(Pyc { path, what: Err(why), .. }) => {
+                BytecodeState::Unknown { path: path.clone(), why: why.to_string() }
+            }
             Some(Pyc { path, what: Ok(_), .. }) => {
                 BytecodeState::Right { path: path.clone(), defines: Arc::new(together) }
             }

@@ -2,6 +2,7 @@
 
 use crate::files::FileFacts;
 use crate::judge::CodeView;
+use crate::parser;
 use crate::python::ir::Summary;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use unstale_protocol::ids::PythonVersion;
 const KEPT_LOOKS: u64 = 3;
 
 /// What a file's content came to.
-pub(super) type Summarised = Result<Arc<Summary>, String>;
+pub(super) type Summarised = Result<Arc<Summary>, parser::Error>;
 
 /// One file at one state. A change of content changes one of these, or is made by somebody who sets clocks back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
