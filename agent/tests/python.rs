@@ -1,6 +1,6 @@
 //! Source and bytecode against the real interpreters: every CPython from 3.8 on that is found here.
 
-#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "python/harness.rs"]
 mod harness;

@@ -156,9 +156,8 @@ pub fn rounded_mtime(stat: &SourceStat) -> u32 {
     let time = stat.mtime_s as f64 + 1e-9 * f64::from(stat.mtime_ns);
     #[expect(clippy::cast_possible_truncation, reason = "int() truncates; the sum of an i64 and a second fits")]
     let whole = time as i64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "masked to 32 bits")]
-    let masked = (whole & 0xffff_ffff) as u32;
-    masked
+    // Masked to 32 bits, it fits.
+    u32::try_from(whole & 0xffff_ffff).unwrap_or(0)
 }
 
 /// Returns the hash of a source as `_imp.source_hash` computes it: SipHash-2-4 up to 3.10, SipHash-1-3

@@ -48,7 +48,7 @@ pub(super) struct Code {
     pub(super) arguments: usize,
     pub(super) keyword_only: usize,
     pub(super) flags: u32,
-    pub(super) code: Rc<[u8]>,
+    pub(super) instructions: Rc<[u8]>,
     pub(super) constants: Rc<[Object]>,
     pub(super) names: Vec<Rc<str>>,
     /// Parameters first. From 3.11 on all of `co_localsplusnames`.
@@ -56,7 +56,6 @@ pub(super) struct Code {
     /// What `LOAD_DEREF` counts: cells, then free variables; from 3.11 on the same as `locals`.
     pub(super) cells: Vec<Rc<str>>,
     pub(super) name: Rc<str>,
-    pub(super) first_line: u32,
     /// Start and end of what is protected, in bytes of code; 3.11 and later.
     pub(super) protected: Vec<(usize, usize)>,
 }
@@ -259,7 +258,7 @@ impl<'a> Reader<'a> {
         }
         self.long()?; // stack size
         let flags = self.long()?.cast_unsigned();
-        let code = self.data()?;
+        let instructions = self.data()?;
         let Object::Tuple(constants) = self.object()? else { return Err(self.bad("a code object without constants")) };
         let names = self.texts()?;
         let locals = self.texts()?;
@@ -277,10 +276,10 @@ impl<'a> Reader<'a> {
         if self.minor >= 11 {
             self.object()?; // qualified name
         }
-        let first_line = u32::try_from(self.long()?).unwrap_or(0);
+        self.long()?; // first line
         self.object()?; // line table
         let protected = if self.minor >= 11 { protected(&self.data()?) } else { Vec::new() };
-        Ok(Code { arguments, keyword_only, flags, code, constants, names, locals, cells, name, first_line, protected })
+        Ok(Code { arguments, keyword_only, flags, instructions, constants, names, locals, cells, name, protected })
     }
 }
 

@@ -12,6 +12,7 @@ mod v39;
 
 /// An operation, by its name in `dis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "these are the interpreter's own names")]
 pub(super) enum Op {
     Cache,
     Nop,

@@ -154,7 +154,7 @@ impl Interpreter {
                     if !matches!(name.as_str(), "__pycache__" | "lib2to3" | "idlelib") {
                         directories.push(path);
                     }
-                } else if name.ends_with(".py") {
+                } else if path.extension().is_some_and(|extension| extension == "py") {
                     found.extend(self.pair(&path));
                 }
             }

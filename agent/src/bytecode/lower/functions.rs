@@ -37,7 +37,7 @@ impl Machine<'_, '_> {
 
     fn assigns_value(&self, made: &Made) -> bool {
         let mut argument = 0_usize;
-        made.code.code.chunks_exact(2).any(|pair| {
+        made.code.instructions.chunks_exact(2).any(|pair| {
             let [number, low] = *pair else { return false };
             argument = argument << 8 & 0x00ff_ffff | usize::from(low);
             let operation = self.context.table.get(usize::from(number)).copied().flatten();

@@ -24,6 +24,7 @@ pub(super) enum Mode {
     Comprehension,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each says a thing of its own, and none excludes another")]
 pub(super) struct Machine<'c, 'a> {
     pub(super) code: &'c Rc<Code>,
     pub(super) mode: Mode,
@@ -94,7 +95,7 @@ impl<'c, 'a> Machine<'c, 'a> {
         let mut offset = 0;
         let mut argument = 0_usize;
         while let Some([number, low]) =
-            code.code.get(offset..offset + 2).and_then(|pair| <[u8; 2]>::try_from(pair).ok())
+            code.instructions.get(offset..offset + 2).and_then(|pair| <[u8; 2]>::try_from(pair).ok())
         {
             self.context.nodes += 1;
             let is_function = matches!(self.mode, Mode::Function | Mode::Comprehension);
@@ -107,10 +108,7 @@ impl<'c, 'a> Machine<'c, 'a> {
             argument = argument << 8 | usize::from(low);
             match operation {
                 Some(Op::Cache) => argument = 0,
-                Some(Op::ExtendedArg) => {
-                    argument &= 0x00ff_ffff;
-                    continue;
-                }
+                Some(Op::ExtendedArg) => argument &= 0x00ff_ffff,
                 _ => {
                     self.next = self.after_caches(offset);
                     self.arrive();
@@ -123,7 +121,7 @@ impl<'c, 'a> Machine<'c, 'a> {
 
     fn after_caches(&self, offset: usize) -> usize {
         let mut next = offset;
-        while let Some(number) = self.code.code.get(next) {
+        while let Some(number) = self.code.instructions.get(next) {
             if self.context.table.get(usize::from(*number)).copied().flatten() != Some(Op::Cache) {
                 break;
             }

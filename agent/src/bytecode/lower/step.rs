@@ -448,21 +448,7 @@ impl Machine<'_, '_> {
                 if target > self.next { self.leave(Some(target)) } else { self.back() }
             }
             Op::JumpBackward | Op::JumpBackwardNoInterrupt => self.back(),
-            Op::SetupFinally | Op::SetupWith => {
-                if operation == Op::SetupWith {
-                    self.pop();
-                    self.push(Symbol::unknown("made by a with statement"));
-                }
-                self.jump(forward, Branch::Sometimes);
-                if operation == Op::SetupWith {
-                    self.push(Symbol::unknown("made by a with statement"));
-                }
-            }
-            Op::BeforeWith => {
-                self.pop();
-                self.push(Symbol::unknown("made by a with statement"));
-                self.push(Symbol::unknown("made by a with statement"));
-            }
+            Op::SetupFinally | Op::SetupWith | Op::BeforeWith => self.protect(operation, forward),
             Op::CallFinally => self.jump(forward, Branch::Sometimes),
             Op::GetIter => {
                 let symbol = self.pop();
@@ -502,6 +488,21 @@ impl Machine<'_, '_> {
             }
             Op::WithCleanupStart => self.push(Symbol::unknown("a place on the stack")),
             _ => self.step_store(operation, argument),
+        }
+    }
+
+    /// `with` and `try`: what is protected is a branch. From 3.11 on a table says what is.
+    fn protect(&mut self, operation: Op, target: usize) {
+        let made = || Symbol::unknown("made by a with statement");
+        if operation != Op::SetupFinally {
+            self.pop();
+            self.push(made());
+        }
+        if operation != Op::BeforeWith {
+            self.jump(target, Branch::Sometimes);
+        }
+        if operation != Op::SetupFinally {
+            self.push(made());
         }
     }
 

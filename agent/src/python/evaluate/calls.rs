@@ -196,15 +196,15 @@ fn range(bounds: &[Thing]) -> Option<Thing> {
         Thing::Value(value) => i64::try_from(integer(value)?).ok(),
         _ => None,
     };
-    let (start, stop, step) = match bounds {
-        [stop] => (0, number(stop)?, 1),
-        [start, stop] => (number(start)?, number(stop)?, 1),
-        [start, stop, step] => (number(start)?, number(stop)?, number(step)?),
+    let (first, end, step) = match bounds {
+        [end] => (0, number(end)?, 1),
+        [first, end] => (number(first)?, number(end)?, 1),
+        [first, end, step] => (number(first)?, number(end)?, number(step)?),
         _ => return None,
     };
     let step = usize::try_from(step).ok().filter(|step| *step > 0)?;
     let numbers: Vec<Thing> =
-        (start..stop).step_by(step).take(MAX_ITEMS + 1).map(|number| Thing::Value(Value::int(number))).collect();
+        (first..end).step_by(step).take(MAX_ITEMS + 1).map(|number| Thing::Value(Value::int(number))).collect();
     (numbers.len() <= MAX_ITEMS).then_some(Thing::Sequence(Kind::List, numbers))
 }
 
