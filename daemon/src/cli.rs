@@ -4,13 +4,11 @@
 //! environment variable that the program reads is an argument here.
 
 mod args;
-mod budget;
 mod selector;
 mod span;
 mod target;
 
 pub(crate) use args::*;
-pub(crate) use budget::MaxUnavailable;
 pub(crate) use selector::Selector;
 pub(crate) use span::Span;
 pub(crate) use target::{AppTarget, CoordinatorAddress, KeyValue};
@@ -219,6 +217,7 @@ impl Surroundings {
     }
 
     /// Returns `$XDG_CACHE_HOME`, else `~/.cache`.
+    #[expect(dead_code, reason = "the demo keeps its virtual environment there")]
     pub(crate) fn cache_home(&self) -> Option<PathBuf> {
         self.under(self.cache_home.as_ref(), ".cache")
     }

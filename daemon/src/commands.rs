@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 mod drain;
 mod follow;
 mod inspect;
+mod parts;
 mod state;
 mod status;
 mod up;
@@ -23,7 +24,12 @@ use anyhow::Context as _;
 pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { log, surroundings, command } = cli;
     match command {
-        Command::Reader | Command::Parser | Command::Purge => anyhow::bail!("not built yet"),
+        Command::Reader => Ok(Exit::Part(unstale_agent::reader::serve())),
+        Command::Parser => Ok(Exit::Part(unstale_agent::parser::serve())),
+        Command::Purge => {
+            unstale_agent::purge::serve(std::io::stdin(), std::io::stdout()).context("the purging child failed")?;
+            Ok(Exit::Clean)
+        }
         Command::State(StateCommand::Dump(args)) => state::dump(&args, &surroundings),
         Command::Inspect(args) => on_runtime(inspect::run(args)),
         Command::Up(args) => on_runtime(up::run(args, surroundings)),

@@ -4,13 +4,15 @@
 //! over the default. `deploy/unstale.toml` names every key with its default; a test holds it to that.
 //! Nothing here is merged, included or reloaded.
 
-use crate::cli::{MaxUnavailable, Span};
+use crate::cli::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use unstale_agent::restart::UnitConfig;
+use unstale_protocol::coordinator::MaxUnavailable;
 use unstale_protocol::ids::{AppName, HostName, PoolName};
 
 /// Where the file lies unless `--config` says otherwise.
@@ -37,7 +39,7 @@ pub(crate) struct Config {
     /// Pools by name, where the usual ones do not fit.
     pub(crate) pools: BTreeMap<PoolName, Pool>,
     /// What brings units back that no supervisor watches, and their pre-flight.
-    pub(crate) units: Vec<Unit>,
+    pub(crate) units: Vec<UnitConfig>,
 }
 
 /// `[coordinator]`.
@@ -115,9 +117,9 @@ pub(crate) struct Http {
 pub(crate) struct App {
     /// Directories that hold its code on this host: workers with code below them are the app's.
     pub(crate) roots: Vec<PathBuf>,
-    /// Users whose workers may claim to be the app's; left out, root, the owner of the app's root and services may.
-    pub(crate) users: Option<Vec<String>>,
-    /// Command lines that do not count: a worker whose command contains one of these is left out and recorded.
+    /// Users whose workers may claim to be the app's; empty: root, the owner of the app's root, and services.
+    pub(crate) users: Vec<String>,
+    /// Slots that do not count: they are left out and recorded; `*` stands for any text.
     pub(crate) ignore: Vec<String>,
 }
 
@@ -130,20 +132,6 @@ pub(crate) struct Pool {
     /// How many of its units may be unavailable at once; empty for the coordinator's.
     #[serde(with = "optional")]
     pub(crate) max_unavailable: Option<MaxUnavailable>,
-}
-
-/// `[[units]]`: only from a file that nobody but root, or the caller, could have written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Unit {
-    /// The slot it is about, as `unstale inspect` shows it; `*` stands for any text.
-    pub(crate) slot: String,
-    /// Program and arguments that bring the unit back; empty where a supervisor does.
-    pub(crate) start: Vec<String>,
-    /// Directory that `start` and `preflight` run in; empty for that of the worker.
-    pub(crate) directory: PathBuf,
-    /// Program and arguments that must succeed before the unit is stopped; run as the worker's user.
-    pub(crate) preflight: Vec<String>,
 }
 
 impl Default for Agent {
@@ -326,12 +314,12 @@ impl Config {
             return Err("`agent.roots` must be absolute paths".to_owned());
         }
         for unit in &self.units {
-            if unit.slot.is_empty() {
-                return Err("every `[[units]]` needs a `slot`".to_owned());
+            if unit.slot.is_none() && unit.command.is_empty() {
+                return Err("every `[[units]]` needs a `slot` or a `command`".to_owned());
             }
             let program = |words: &[String]| words.first().is_none_or(|word| word.starts_with('/'));
             if !program(&unit.start) || !program(&unit.preflight) {
-                return Err(format!("the programs of `[[units]]` for `{}` must be absolute paths", unit.slot));
+                return Err(format!("the programs of `[[units]]` must be absolute paths: {:?}", unit.slot));
             }
         }
         Ok(())
@@ -373,12 +361,17 @@ mod tests {
         let text = uncommented(REFERENCE);
         Config::parse(&text).unwrap();
         let table: toml::Table = toml::from_str(&text).unwrap();
+        let unit = UnitConfig {
+            slot: Some(String::new()),
+            user: Some(String::new()),
+            directory: Some(PathBuf::new()),
+            ..UnitConfig::default()
+        };
         let keys = |value: &toml::Value| value.as_table().unwrap().keys().cloned().collect::<Vec<_>>();
         let default = |value: toml::Table| value.keys().cloned().collect::<Vec<_>>();
-        let app = App { users: Some(vec![]), ..App::default() };
-        assert_eq!(keys(&table["apps"]["shop"]), default(toml::Table::try_from(app).unwrap()));
+        assert_eq!(keys(&table["apps"]["shop"]), default(toml::Table::try_from(App::default()).unwrap()));
         assert_eq!(keys(&table["pools"]["shop-web"]), default(toml::Table::try_from(Pool::default()).unwrap()));
-        assert_eq!(keys(&table["units"][0]), default(toml::Table::try_from(Unit::default()).unwrap()));
+        assert_eq!(keys(&table["units"][0]), default(toml::Table::try_from(unit).unwrap()));
     }
 
     #[test]
@@ -392,7 +385,7 @@ mod tests {
         check("[agent]\nscan_interval = \"2\"", "not a length of time");
         check("[agent]\nscan_interval = \"0\"", "out of range");
         check("[agent]\nallow = [\"kill\"]", "kill");
-        check("[coordinator]\nmax_unavailable = \"0%\"", "not a budget");
+        check("[coordinator]\nmax_unavailable = \"0%\"", "not a number of units");
         check("[apps.shop]\nroots = [\"app\"]", "absolute");
         check("[apps.\"a b\"]", "a b");
         check("[[units]]\nstart = [\"/bin/x\"]", "slot");

@@ -45,8 +45,8 @@ pub(crate) enum Command {
     Status(Answer<api::Status>),
     /// Everything known about a target.
     Why(Selector, Answer<api::Why>),
-    /// One rollout, counted since an event: of this call or of its whole life.
-    Rollout(AppTarget, Option<u64>, Answer<api::Rollout>),
+    /// One rollout, counted over its whole life.
+    Rollout(AppTarget, Answer<api::Rollout>),
     /// What happened in a rollout after an event, at most [`EVENTS_PER_PAGE`].
     Events(SchemaVersion, u64, Answer<api::Events>),
 }

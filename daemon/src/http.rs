@@ -159,19 +159,10 @@ async fn hand(
     respond(ask.await)
 }
 
-#[derive(Deserialize)]
-struct RolloutQuery {
-    since: Option<u64>,
-}
-
-async fn rollout(
-    State(shared): State<Shared>,
-    Path((app, revision)): Path<(String, String)>,
-    Query(query): Query<RolloutQuery>,
-) -> Response {
+async fn rollout(State(shared): State<Shared>, Path((app, revision)): Path<(String, String)>) -> Response {
     let ask = async {
         let target = target(&app, &revision)?;
-        shared.asker.ask(|answer| Command::Rollout(target, query.since, answer)).await
+        shared.asker.ask(|answer| Command::Rollout(target, answer)).await
     };
     respond(ask.await)
 }

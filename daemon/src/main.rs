@@ -1,17 +1,18 @@
 //! The one binary: parse, start the log, run, report. Everything else is a room of its own.
 
-#![expect(dead_code, reason = "the drivers that use these rooms are being built")]
-#![expect(unused_imports, reason = "as above")]
-
 mod api;
 mod bus;
 mod cli;
 mod client;
+mod clock;
 mod commands;
 mod config;
 mod control;
+mod coordinator;
 mod database;
+mod host;
 mod http;
+mod manifest;
 mod render;
 mod report;
 mod shutdown;

@@ -15,29 +15,41 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 /// How a run ended, as scripts see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Exit {
     /// Clean, or converged and verified.
-    Clean = 0,
+    Clean,
     /// Drift, stale, or ended with failures.
-    Stale = 1,
+    Stale,
     /// Usage, configuration or I/O error.
-    Error = 2,
+    Error,
     /// Unknown remains, or the time limit passed while still in progress.
-    Unknown = 3,
+    Unknown,
     /// Halted by policy.
-    Halted = 4,
+    Halted,
     /// Superseded or aborted.
-    Aborted = 5,
+    Aborted,
     /// Internal error.
-    Internal = 101,
+    Internal,
     /// Detached by Ctrl-C.
-    Detached = 130,
+    Detached,
+    /// A helper process ended; only the agent that started it looks.
+    Part(ExitCode),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        match exit {
+            Exit::Clean => Self::from(0),
+            Exit::Stale => Self::from(1),
+            Exit::Error => Self::from(2),
+            Exit::Unknown => Self::from(3),
+            Exit::Halted => Self::from(4),
+            Exit::Aborted => Self::from(5),
+            Exit::Internal => Self::from(101),
+            Exit::Detached => Self::from(130),
+            Exit::Part(code) => code,
+        }
     }
 }
 

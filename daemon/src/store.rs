@@ -242,6 +242,19 @@ pub(crate) fn default_dir(state_home: Option<PathBuf>) -> Result<PathBuf, StoreE
     state_home.map(|home| home.join("unstale")).ok_or(StoreError::NoDirectory)
 }
 
+/// Returns the state directory: the flag or its environment variable, else the file, else the default.
+///
+/// # Errors
+/// [`StoreError::NoDirectory`].
+pub(crate) fn choose_dir(
+    flag: Option<&Path>,
+    config: &crate::config::Config,
+    surroundings: &crate::cli::Surroundings,
+) -> Result<PathBuf, StoreError> {
+    let stated = flag.or_else(|| Some(config.state_dir.as_path()).filter(|path| !path.as_os_str().is_empty()));
+    stated.map_or_else(|| default_dir(surroundings.state_home()), |path| Ok(path.to_owned()))
+}
+
 /// One change of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
@@ -375,6 +388,11 @@ impl Store {
             tables.insert(name, serde_json::Value::Object(rows));
         }
         Ok(serde_json::Value::Object(tables))
+    }
+
+    /// Returns the error for a row that makes no sense to its owner.
+    pub(crate) fn corrupt(&self, why: &str) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), why: why.to_owned() }
     }
 
     fn contained<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {

@@ -1,16 +1,16 @@
 //! What is asked of the coordinator.
 
-use crate::cli::{MaxUnavailable, Selector};
+use super::Rollout;
+use crate::cli::Selector;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use unstale_protocol::fingerprint::Fingerprint;
-use unstale_protocol::ids::{AppName, SchemaVersion};
+use unstale_protocol::coordinator::MaxUnavailable;
+use unstale_protocol::ids::AppName;
 use unstale_protocol::manifest::Manifest;
 
 /// `POST /v1/broadcasts`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag that stands alone")]
 pub(crate) struct BroadcastRequest {
     /// The app.
     pub(crate) app: AppName,
@@ -34,9 +34,6 @@ pub(crate) struct BroadcastRequest {
     /// Hosts that must have reported.
     #[serde(default)]
     pub(crate) expect_hosts: Option<u32>,
-    /// Decide everything, do nothing.
-    #[serde(default)]
-    pub(crate) dry_run: bool,
     /// Why, for the record.
     #[serde(default)]
     pub(crate) message: Option<String>,
@@ -48,18 +45,15 @@ pub(crate) struct BroadcastRequest {
 /// The answer to a broadcast.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BroadcastAccepted {
-    /// The app and its revision.
-    #[serde(flatten)]
-    pub(crate) version: SchemaVersion,
-    /// The manifest's.
-    pub(crate) fingerprint: Fingerprint,
     /// What came of it: a new revision, or the one that is there already.
     pub(crate) standing: Standing,
-    /// The newest event before this call: what is counted from here on is this call's.
-    pub(crate) since: u64,
+    /// The newest event before this call.
+    pub(crate) after: u64,
     /// What an operator should know, for stderr.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
+    /// The rollout as it stood when the call came: what has changed since then is this call's.
+    pub(crate) baseline: Rollout,
 }
 
 /// What came of a broadcast.

@@ -1,6 +1,7 @@
 //! `unstale.broadcast/1` and what happens in a rollout.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use unstale_protocol::ids::{AppName, Revision};
 
 /// How a rollout stands, or ended.
@@ -76,6 +77,9 @@ pub(crate) struct Rollout {
     /// Of these, silent ones.
     #[serde(default)]
     pub(crate) silent: Vec<String>,
+    /// What the source is on hosts that wait for it, with the number of hosts: `shop@6`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) sources: BTreeMap<String, u32>,
     /// Units by what came of them, counted from the call.
     pub(crate) units: RolloutUnits,
     /// Enums outside verdicts.
@@ -91,6 +95,25 @@ pub(crate) struct Rollout {
     /// What the check before it found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) findings: Vec<Finding>,
+}
+
+impl Rollout {
+    /// Leaves what has happened since `baseline`, the same rollout as it stood when the caller came.
+    pub(crate) fn count_from(&mut self, baseline: &Self, elapsed_ms: u64) {
+        self.elapsed_ms = elapsed_ms;
+        self.purged_files = self.purged_files.saturating_sub(baseline.purged_files);
+        self.units.restarted = self.units.restarted.saturating_sub(baseline.units.restarted);
+        self.units.untouched = self.units.converged.saturating_sub(self.units.restarted);
+        for unit in self.units_detail.iter_mut().filter(|unit| unit.outcome == "converged") {
+            let is_older = |before: &RolloutUnit| {
+                before.host == unit.host && before.unit == unit.unit && before.action == unit.action
+            };
+            if baseline.units_detail.iter().any(is_older) {
+                "none".clone_into(&mut unit.action);
+                unit.elapsed_ms = 0;
+            }
+        }
+    }
 }
 
 /// Units by what came of them.

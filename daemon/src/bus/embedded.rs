@@ -3,9 +3,10 @@
 //! Desired: the newest message is kept and never expires. Reports and permits: a queue each; when one is
 //! full its oldest message is lost, as on a stream of bounded length. Closing either end closes the other.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
+use unstale_protocol::fingerprint::Fingerprint;
 
 /// Messages kept for an agent that reports faster than the coordinator reads.
 const REPORTS_MAX: usize = 64;
@@ -26,6 +27,8 @@ pub(crate) struct CoordinatorEnd {
     pub(crate) reports: Receiver,
     /// Sends permits to the one agent there is.
     pub(crate) permits: Sender,
+    /// Where manifests are laid out by digest.
+    pub(crate) manifests: Shelf,
 }
 
 /// The agent's end.
@@ -37,6 +40,8 @@ pub(crate) struct AgentEnd {
     pub(crate) reports: Sender,
     /// Receives permits.
     pub(crate) permits: Receiver,
+    /// Where manifests are fetched by digest.
+    pub(crate) manifests: Shelf,
 }
 
 /// Makes a bus and returns its two ends.
@@ -44,7 +49,40 @@ pub(crate) fn join() -> (CoordinatorEnd, AgentEnd) {
     let (desired, watched) = watch::channel(None);
     let (report, reports) = queue(REPORTS_MAX);
     let (permit, permits) = queue(PERMITS_MAX);
-    (CoordinatorEnd { desired, reports, permits: permit }, AgentEnd { desired: watched, reports: report, permits })
+    let manifests = Shelf::default();
+    (
+        CoordinatorEnd { desired, reports, permits: permit, manifests: manifests.clone() },
+        AgentEnd { desired: watched, reports: report, permits, manifests },
+    )
+}
+
+/// Manifests by digest: what a key of its own is on a network bus. Its owner takes away what nobody wants.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shelf(Arc<Mutex<BTreeMap<Fingerprint, Encoded>>>);
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Fingerprint, Encoded>> {
+        // Every change is one call: a panic elsewhere cannot leave it half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lays a manifest out.
+    pub(crate) fn put(&self, digest: Fingerprint, bytes: Encoded) {
+        self.lock().insert(digest, bytes);
+    }
+
+    /// Fetches a manifest; `None` where it is not there yet, or no longer.
+    pub(crate) fn fetch(&self, digest: &Fingerprint) -> Option<Encoded> {
+        self.lock().get(digest).cloned()
+    }
+
+    /// Takes away all that `is_wanted` does not choose, and returns which those were.
+    pub(crate) fn retain(&self, is_wanted: impl Fn(&Fingerprint) -> bool) -> Vec<Fingerprint> {
+        let mut manifests = self.lock();
+        let gone: Vec<Fingerprint> = manifests.keys().filter(|digest| !is_wanted(digest)).copied().collect();
+        manifests.retain(|digest, _| is_wanted(digest));
+        gone
+    }
 }
 
 #[derive(Debug)]
@@ -132,6 +170,7 @@ impl Receiver {
     }
 
     /// Returns how many messages were lost since the bus was made.
+    #[cfg(test)]
     pub(crate) fn lost(&self) -> u64 {
         self.0.with(|state| state.lost)
     }

@@ -1,8 +1,9 @@
 //! The flags of each command.
 
-use super::{AppTarget, CoordinatorAddress, KeyValue, MaxUnavailable, OutputArgs, Selector, Span};
+use super::{AppTarget, CoordinatorAddress, KeyValue, OutputArgs, Selector, Span};
 use clap::Args;
 use std::path::PathBuf;
+use unstale_protocol::coordinator::MaxUnavailable;
 use unstale_protocol::ids::AppName;
 
 /// Where the coordinator listens.

@@ -2,26 +2,34 @@
 //!
 //! The wait changes nothing: a caller that goes away leaves the rollout as it is.
 
-use crate::api::{Outcome, Rollout};
+use crate::api::{BroadcastAccepted, Outcome, Rollout};
 use crate::cli::{AppTarget, LogArgs};
 use crate::client::{Client, ClientError};
+use crate::clock::Clock;
+use crate::render;
 use crate::render::progress::{self, Progress};
 use crate::report::Exit;
 use std::time::Duration;
+use unstale_protocol::time::Moment;
 
 /// How often the counts are read while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long units wait for source before it is said what is there instead.
+const SOURCES_AFTER: Duration = Duration::from_secs(10);
 
 /// What is waited for, and how long.
 #[derive(Debug)]
 pub(super) struct Wait<'a> {
     pub(super) client: &'a Client,
     pub(super) target: &'a AppTarget,
-    /// The event that counts start after; `None` for the rollout's whole life.
-    pub(super) since: Option<u64>,
+    /// What a broadcast was answered; `None` to follow a rollout over its whole life.
+    pub(super) accepted: Option<&'a BroadcastAccepted>,
     /// Without a limit where `None`.
     pub(super) limit: Option<Duration>,
     pub(super) log: LogArgs,
+    /// Started with the command.
+    pub(super) clock: Clock,
 }
 
 impl Wait<'_> {
@@ -50,10 +58,12 @@ impl Wait<'_> {
             }
         };
         tokio::pin!(limit, interrupt);
-        let mut after = self.since.unwrap_or(0);
+        let mut after = self.accepted.map_or(0, |accepted| accepted.after);
         let mut last = self.look().await?;
+        let mut has_told = false;
         loop {
             progress.show(&progress::line(&last));
+            self.tell_sources(&last, &mut has_told, progress);
             if last.outcome.is_end() {
                 return Ok(last);
             }
@@ -62,6 +72,19 @@ impl Wait<'_> {
                 () = &mut limit => return Ok(Rollout { outcome: Outcome::Timeout, ..self.look().await? }),
                 () = &mut interrupt => return Ok(Rollout { outcome: Outcome::Detached, ..last }),
             }
+        }
+    }
+
+    /// Says once, after a while of waiting for source, what the source on each host is.
+    fn tell_sources(&self, rollout: &Rollout, has_told: &mut bool, progress: &Progress) {
+        let waited = self.clock.now().since(Moment::default());
+        if *has_told || rollout.units.waiting == 0 || rollout.sources.is_empty() || waited < SOURCES_AFTER {
+            return;
+        }
+        *has_told = true;
+        for (source, hosts) in &rollout.sources {
+            let hosts = render::count(*hosts, "host");
+            progress.say(&format!("  {hosts} still with {}", render::plain(source)));
         }
     }
 
@@ -85,8 +108,7 @@ impl Wait<'_> {
 
     /// Reads the counts; a coordinator that is being restarted is waited for.
     async fn look(&self) -> Result<Rollout, ClientError> {
-        let since = self.since.map(|since| format!("?since={since}")).unwrap_or_default();
-        let path = format!("{}{since}", self.path());
+        let path = self.path();
         let mut tries = 0;
         loop {
             match self.client.get(&path).await {
@@ -94,9 +116,19 @@ impl Wait<'_> {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
-                result => return result,
+                Ok(rollout) => return Ok(self.counted(rollout)),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Leaves what happened since the call.
+    fn counted(&self, mut rollout: Rollout) -> Rollout {
+        if let Some(accepted) = self.accepted {
+            let elapsed = self.clock.now().since(Moment::default());
+            rollout.count_from(&accepted.baseline, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        }
+        rollout
     }
 
     fn path(&self) -> String {

@@ -1,9 +1,71 @@
 //! `unstale inspect`: what the Python workers on this host hold, and whether it is what their source says.
+//!
+//! One look, nothing kept, nothing changed.
 
-use crate::cli::InspectArgs;
-use crate::report::Exit;
+mod answer;
 
-#[expect(clippy::unused_async, reason = "reads the workers once the agent can")]
-pub(super) async fn run(_args: InspectArgs) -> anyhow::Result<Exit> {
-    anyhow::bail!("not built yet")
+use super::parts;
+use crate::api::Inspect;
+use crate::cli::{InspectArgs, Output};
+use crate::clock::wall_ms;
+use crate::render;
+use crate::report::{self, Exit};
+use anyhow::{Context as _, bail};
+use std::path::{Path, PathBuf};
+use unstale_agent::eyes::Eyes;
+use unstale_agent::inspect::{InspectOptions, inspect};
+use unstale_protocol::ids::Pid;
+use unstale_protocol::verdict::Verdict;
+
+pub(super) async fn run(args: InspectArgs) -> anyhow::Result<Exit> {
+    let options = InspectOptions {
+        pids: args.pids.iter().copied().map(Pid).collect(),
+        roots: roots(&args.roots.roots)?,
+        all: args.all,
+        uid: rustix::process::getuid().as_raw(),
+    };
+    let mut eyes = Eyes::new(parts::reader(), parts::parser());
+    let inspection = inspect(&mut eyes, &options).await.context("cannot look at the processes of this host")?;
+    if let Some(missing) = inspection.missing.first() {
+        refuse_missing(*missing)?;
+    }
+    let answer = answer::answer(&inspection, args.all_layers, &crate::host::name(), wall_ms());
+    match args.output.output {
+        Output::Json => report::answer_json(&answer),
+        Output::Text => report::answer(&render::inspect::text(&answer)),
+    }
+    for note in render::inspect::notes(&answer) {
+        report::note(&note);
+    }
+    Ok(exit(&answer))
+}
+
+fn roots(roots: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    roots
+        .iter()
+        .map(|root| {
+            let whole = root.canonicalize().with_context(|| format!("cannot read --root `{}`", root.display()))?;
+            let text = whole.into_os_string().into_string();
+            text.map_err(|_| anyhow::anyhow!("--root `{}` is not UTF-8", root.display()))
+        })
+        .collect()
+}
+
+fn refuse_missing(pid: Pid) -> anyhow::Result<()> {
+    if Path::new(&format!("/proc/{pid}")).exists() {
+        bail!("process {pid} is not a Python process");
+    }
+    bail!("there is no process {pid}");
+}
+
+/// 1 any stale, before 3 any unknown.
+fn exit(inspect: &Inspect) -> Exit {
+    let any = |verdict: Verdict| inspect.workers.iter().any(|worker| worker.verdict == verdict);
+    if any(Verdict::Stale) {
+        Exit::Stale
+    } else if any(Verdict::Unknown) {
+        Exit::Unknown
+    } else {
+        Exit::Clean
+    }
 }

@@ -4,6 +4,7 @@ use super::follow::{self, Wait};
 use crate::api::Status;
 use crate::cli::{AppTarget, LogArgs, Output, Selector, StatusArgs, Surroundings};
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::render;
 use crate::report::{self, Exit};
 use anyhow::{Context as _, bail};
@@ -23,7 +24,14 @@ pub(super) async fn run(args: StatusArgs, log: LogArgs, surroundings: Surroundin
             [] => super::abort::only_one(&client, "watch").await?,
             _ => bail!("--watch follows one rollout: write `unstale status APP@REV --watch`"),
         };
-        let wait = Wait { client: &client, target: &target, since: None, limit: args.timeout.limit(), log };
+        let wait = Wait {
+            client: &client,
+            target: &target,
+            accepted: None,
+            limit: args.timeout.limit(),
+            log,
+            clock: Clock::start(),
+        };
         let rollout = wait.run().await?;
         match args.output.output {
             Output::Json => report::answer_json(&rollout),

@@ -3,6 +3,7 @@
 use super::{count, elapsed, plain, style};
 use crate::api::{Finding, Outcome, Rollout, RolloutUnits, Severity};
 use std::fmt::Write as _;
+use unstale_protocol::manifest::Manifest;
 
 /// Units named before the rest are counted.
 const UNITS_SHOWN: usize = 20;
@@ -62,6 +63,26 @@ pub(crate) fn text(rollout: &Rollout) -> String {
     if let Some(next) = next_step(rollout.outcome, &name) {
         writeln!(out, "  {next}").unwrap_or_default();
     }
+    out
+}
+
+/// Returns what is said where the check refused the broadcast; the findings were shown before.
+pub(crate) fn refused(rollout: &Rollout) -> String {
+    let next = next_step(Outcome::Refused, rollout.app.as_str()).unwrap_or_default();
+    format!("{}  {}\n  {next}\n", style::strong(rollout.app.as_str()), style::bad("refused"))
+}
+
+/// Returns what a dry run would announce.
+pub(crate) fn dry_run(manifest: &Manifest, summary: &str) -> String {
+    let mut out = String::new();
+    for entry in &manifest.entries {
+        let members = entry.variants.last().map_or(0, |variant| variant.outline.members.len());
+        let columns = entry.bindings.len();
+        let count = |number: usize, noun: &str| count(u32::try_from(number).unwrap_or(u32::MAX), noun);
+        let what = format!("{}, {}", count(members, "member"), count(columns, "column"));
+        writeln!(out, "{}  {}", plain(&entry.name().to_string()), style::quiet(&what)).unwrap_or_default();
+    }
+    writeln!(out, "{summary}").unwrap_or_default();
     out
 }
 
@@ -138,6 +159,7 @@ mod tests {
             because: None,
             hosts: 1,
             silent: vec![],
+            sources: std::collections::BTreeMap::new(),
             units: RolloutUnits { converged: 12, restarted: 4, untouched: 8, ..RolloutUnits::default() },
             untracked: 1,
             bystanders: 0,

@@ -13,7 +13,7 @@ pub(crate) fn text(doctor: &Doctor) -> String {
             Standing::Note => style::quiet("note    "),
             Standing::Missing => style::bad("missing "),
         };
-        writeln!(out, "{mark}{}: {}", style::strong(&finding.what), plain(&finding.found)).unwrap_or_default();
+        writeln!(out, "{mark}{}: {}", style::strong(finding.what), plain(&finding.found)).unwrap_or_default();
         if let Some(help) = &finding.help {
             writeln!(out, "        {}", plain(help)).unwrap_or_default();
         }

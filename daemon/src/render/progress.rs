@@ -56,11 +56,15 @@ impl Progress {
             (None, Some(host)) => format!("  {}", style::quiet(&plain(host))),
             _ => String::new(),
         };
-        let text = format!("  {}{place}", plain(&event.text));
+        self.say(&format!("  {}{place}", plain(&event.text)));
+    }
+
+    /// Says something that stays on the screen.
+    pub(crate) fn say(&self, text: &str) {
         match &self.line {
-            Some(line) => line.suspend(|| report::note(&text)),
+            Some(line) => line.suspend(|| report::note(text)),
             None if self.is_quiet => {}
-            None => report::note(&text),
+            None => report::note(text),
         }
     }
 

@@ -1,0 +1,429 @@
+//! The driver of the coordinator's mind: store, bus and control API on one side, the machine on the other.
+//!
+//! It decides nothing. What the machine wants stored is on disk before anything that rests on it leaves;
+//! where the disk refuses, the driver ends rather than go on without it.
+
+mod answers;
+mod journal;
+mod people;
+mod records;
+
+use crate::api;
+use crate::bus::embedded::CoordinatorEnd;
+use crate::cli::Selector;
+use crate::clock::{Clock, wall_ms};
+use crate::control::{Answer, Command, Desk};
+use crate::store::{Change, Store};
+use anyhow::Context as _;
+use journal::Journal;
+use tokio_util::sync::CancellationToken;
+use unstale_protocol::coordinator::{
+    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, MaxUnavailable, Record, Refused, Terms,
+};
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::{AppName, HostName, Pid, SlotId};
+use unstale_protocol::manifest::MANIFEST_MAX_BYTES;
+use unstale_protocol::message::Upward;
+
+/// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
+const NOTE_MAX_BYTES: usize = 4096;
+const NOTES_MAX: usize = 64;
+
+/// The coordinator of one process.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    machine: Coordinator,
+    store: Store,
+    journal: Journal,
+    bus: CoordinatorEnd,
+    desk: Desk,
+    clock: Clock,
+    /// The budget of a broadcast that names none, where the configuration does.
+    max_unavailable: Option<MaxUnavailable>,
+    evidence: Box<dyn LocalEvidence>,
+}
+
+/// What this host's own agent saw, where coordinator and agent are one process.
+pub(crate) trait LocalEvidence: Send + std::fmt::Debug {
+    /// Returns what was seen of a slot, one line each; none for another host.
+    fn lines(&self, host: &HostName, slot: &SlotId) -> Vec<String>;
+
+    /// Returns the slot of a process, whichever of its unit it is.
+    fn slot_of(&self, pid: Pid) -> Option<(HostName, SlotId)>;
+}
+
+/// The coordinator has no agent beside it.
+#[derive(Debug)]
+struct NoEvidence;
+
+impl LocalEvidence for NoEvidence {
+    fn lines(&self, _host: &HostName, _slot: &SlotId) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn slot_of(&self, _pid: Pid) -> Option<(HostName, SlotId)> {
+        None
+    }
+}
+
+impl Driver {
+    /// Reads the store and begins a new reign.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or holds what this version does not understand.
+    pub(crate) fn new(
+        policy: CoordinatorPolicy,
+        max_unavailable: Option<MaxUnavailable>,
+        store: Store,
+        bus: CoordinatorEnd,
+        desk: Desk,
+    ) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let records = records::load(&store).context("cannot read the coordinator's state")?;
+        let journal = Journal::load(&store).context("cannot read the coordinator's record")?;
+        for (digest, bytes) in records::manifests(&store).context("cannot read the manifests")? {
+            bus.manifests.put(digest, bytes.into());
+        }
+        desk.newest_event.send_replace(journal.newest());
+        Ok(Self {
+            machine: Coordinator::new(policy, records, clock.now()),
+            store,
+            journal,
+            bus,
+            desk,
+            clock,
+            max_unavailable,
+            evidence: Box::new(NoEvidence),
+        })
+    }
+
+    /// Adds what this host's own agent sees.
+    #[must_use]
+    pub(crate) fn with_evidence(mut self, evidence: impl LocalEvidence + 'static) -> Self {
+        self.evidence = Box::new(evidence);
+        self
+    }
+
+    /// Names the slot instead of a process, which may be a child that no report names.
+    fn resolved(&self, selector: Selector) -> Vec<Selector> {
+        let slot = match selector {
+            Selector::Pid(pid) => self.evidence.slot_of(pid).map(|(_, slot)| Selector::Slot(slot)),
+            _ => None,
+        };
+        [selector].into_iter().chain(slot).collect()
+    }
+
+    /// Runs until `shutdown` is cancelled or the agent is gone.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: an action that was taken from the machine may not have been done. Cancel `shutdown`
+    /// instead.
+    ///
+    /// # Errors
+    /// Where the store refuses to write.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        self.act()?;
+        self.desk.is_ready.send_replace(true);
+        loop {
+            tokio::select! {
+                message = self.bus.reports.receive() => match message {
+                    Some(message) => self.take(&message),
+                    None => return Ok(()),
+                },
+                command = self.desk.commands.recv() => match command {
+                    Some(command) => self.answer(command)?,
+                    None => return Ok(()),
+                },
+                () = self.clock.until(self.machine.poll_timeout()) => self.machine.handle_timeout(self.clock.now()),
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            self.act()?;
+        }
+    }
+
+    /// Does what the machine wants, in its order.
+    fn act(&mut self) -> anyhow::Result<()> {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Store(records) => self.keep(&records)?,
+                Action::Publish(desired) => {
+                    tracing::info!(epoch = %desired.epoch, generation = %desired.generation, "desired state published");
+                    let bytes = serde_json::to_vec(&desired).context("cannot encode the desired state")?;
+                    self.bus.desired.send_replace(Some(bytes.into()));
+                }
+                Action::Grant(permit) => {
+                    tracing::info!(host = %permit.host, slot = %permit.slot, "permit granted");
+                    let bytes = serde_json::to_vec(&permit).context("cannot encode a permit")?;
+                    // An agent that is gone takes no permit; its next life frees it.
+                    self.bus.permits.send(&bytes).unwrap_or_default();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, batch: &[Record]) -> anyhow::Result<()> {
+        let mut changes = Vec::new();
+        for record in batch {
+            match record {
+                Record::Event(event) => {
+                    let app = event.app.as_ref().map(AppName::as_str).unwrap_or_default();
+                    tracing::info!(what = event.what, app, because = event.because, "rollout event");
+                    self.journal.add(event, wall_ms(), &mut changes)?;
+                }
+                record => changes.push(records::change(record)?),
+            }
+        }
+        self.store.commit(&changes).context("cannot write the coordinator's state")?;
+        self.desk.newest_event.send_replace(self.journal.newest());
+        Ok(())
+    }
+
+    fn take(&mut self, message: &[u8]) {
+        let now = self.clock.now();
+        match serde_json::from_slice::<Upward>(message) {
+            Ok(Upward::Report(report)) => self.machine.handle_report(&report, now),
+            Ok(Upward::Ask(ask)) => self.machine.handle_ask(&ask, now),
+            Ok(Upward::Unknown) => tracing::debug!("message of an unknown kind skipped"),
+            Err(error) => tracing::warn!(%error, "message that makes no sense skipped"),
+        }
+    }
+
+    /// Answers one command; what it changed is on disk before the answer leaves.
+    fn answer(&mut self, command: Command) -> anyhow::Result<()> {
+        match command {
+            Command::Broadcast(request, caller, answer) => {
+                let by = people::name(&caller);
+                let result = self.broadcast(*request, by)?;
+                reply(answer, result);
+            }
+            Command::Pause(target, request, caller, answer) => {
+                let by = people::record(&caller, request.message.as_deref());
+                let result = self.machine.handle_pause(&target.app, target.revision, &by);
+                self.act()?;
+                reply(
+                    answer,
+                    result
+                        .map_err(|refused| refusal(&refused))
+                        .and_then(|revision| self.rollout(&target.app, Some(revision))),
+                );
+            }
+            Command::Resume(target, request, caller, answer) => {
+                let by = people::record(&caller, request.message.as_deref());
+                let now = self.clock.now();
+                if let Some(hosts) = request.hosts {
+                    self.machine.handle_stated_hosts(hosts, now);
+                }
+                let result =
+                    self.machine.handle_resume(&target.app, target.revision, request.max_unavailable, &by, now);
+                self.act()?;
+                reply(
+                    answer,
+                    result
+                        .map_err(|refused| refusal(&refused))
+                        .and_then(|revision| self.rollout(&target.app, Some(revision))),
+                );
+            }
+            Command::Abort(target, request, caller, answer) => {
+                let by = people::record(&caller, request.message.as_deref());
+                let result = self.machine.handle_abort(&target.app, target.revision, &by);
+                self.act()?;
+                reply(
+                    answer,
+                    result
+                        .map_err(|refused| refusal(&refused))
+                        .and_then(|revision| self.rollout(&target.app, Some(revision))),
+                );
+            }
+            Command::Drain(request, caller, answer) => {
+                let result = self.drain(&request, &people::name(&caller));
+                self.act()?;
+                reply(answer, result);
+            }
+            Command::Undrain(id, caller, answer) => {
+                tracing::info!(drain = %id, by = people::name(&caller), "drain taken back");
+                let before = self.machine.drains().into_iter().find(|drain| drain.id == id);
+                let result = self.machine.handle_undrain(&id, self.clock.now());
+                self.act()?;
+                let returned = before.as_ref().map(answers::returning).into_iter().collect();
+                reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| answers::drains(returned)));
+            }
+            Command::Forget(host, caller, answer) => {
+                tracing::info!(%host, by = people::name(&caller), "host forgotten");
+                let result = self.machine.handle_forget(&host, self.clock.now());
+                self.act()?;
+                reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| self.status()));
+            }
+            Command::Status(answer) => reply(answer, Ok(self.status())),
+            Command::Why(target, answer) => {
+                let all = self.resolved(target.clone());
+                let why = answers::why(&self.machine, &self.journal, self.evidence.as_ref(), &target, &all);
+                reply(answer, Ok(why));
+            }
+            Command::Rollout(target, answer) => reply(answer, self.rollout(&target.app, target.revision)),
+            Command::Events(version, after, answer) => {
+                let result = self.rollout(&version.app, Some(version.revision)).map(|rollout| api::Events {
+                    events: self.journal.of(&version, after, crate::control::EVENTS_PER_PAGE),
+                    is_end: rollout.outcome.is_end(),
+                });
+                reply(answer, result);
+            }
+        }
+        Ok(())
+    }
+
+    fn broadcast(
+        &mut self,
+        request: api::BroadcastRequest,
+        asked_by: String,
+    ) -> anyhow::Result<Result<api::BroadcastAccepted, api::Refusal>> {
+        if let Err(refusal) = check_notes(&request) {
+            return Ok(Err(refusal));
+        }
+        let fingerprint = request.manifest.fingerprint();
+        let bytes = serde_json::to_vec(&request.manifest).context("cannot encode the manifest")?;
+        if bytes.len() > MANIFEST_MAX_BYTES {
+            let message = format!("the manifest has {} bytes, at most {MANIFEST_MAX_BYTES} are allowed", bytes.len());
+            return Ok(Err(api::Refusal::new(413, "manifest-too-large", message).help("broadcast fewer directories")));
+        }
+        let digest = Fingerprint::of_bytes(&bytes);
+        self.store
+            .commit(&[Change {
+                table: records::MANIFESTS.to_owned(),
+                key: digest.to_string(),
+                value: Some(bytes.clone()),
+            }])
+            .context("cannot write the manifest")?;
+        self.bus.manifests.put(digest, bytes.into());
+        let app = request.app.clone();
+        let before = self.current(&app);
+        let broadcast = Broadcast {
+            app: app.clone(),
+            manifest: digest,
+            fingerprint,
+            terms: Terms {
+                canary: request.canary,
+                max_unavailable: request.max_unavailable.or(self.max_unavailable),
+                strict: request.strict,
+                allow_empty: request.allow_empty,
+                ignore_silent: request.ignore_silent,
+                expect_hosts: request.expect_hosts,
+            },
+            asked_by,
+            message: request.message,
+            meta: request.meta,
+            at_ms: wall_ms(),
+        };
+        let after = self.journal.newest();
+        let accepted = self.machine.handle_broadcast(&broadcast, self.clock.now());
+        self.act()?;
+        self.forget_manifests()?;
+        Ok(self.rollout(&app, Some(accepted.revision)).map(|baseline| {
+            let standing = match (accepted.is_same, baseline.outcome) {
+                (true, api::Outcome::Halted) => api::Standing::Halted,
+                (true, _) => api::Standing::Attached,
+                (false, _) => api::Standing::New,
+            };
+            let mut notes = Vec::new();
+            if let (true, Some(revision)) = (accepted.is_same, before) {
+                notes.push(format!("source equals {app}@{revision}: was this run before the new files arrived?"));
+            }
+            api::BroadcastAccepted { standing, after, notes, baseline }
+        }))
+    }
+
+    fn current(&self, app: &AppName) -> Option<unstale_protocol::ids::Revision> {
+        self.machine.apps().find(|(name, _)| *name == app).map(|(_, revision)| revision)
+    }
+
+    /// Removes manifests that no current revision has: agents keep those that they still need.
+    fn forget_manifests(&mut self) -> anyhow::Result<()> {
+        let wanted: Vec<Fingerprint> = self.machine.desired().apps.values().map(|app| app.manifest).collect();
+        let gone = self.bus.manifests.retain(|digest| wanted.contains(digest));
+        let changes: Vec<Change> = gone
+            .iter()
+            .map(|digest| Change { table: records::MANIFESTS.to_owned(), key: digest.to_string(), value: None })
+            .collect();
+        if !changes.is_empty() {
+            self.store.commit(&changes).context("cannot remove manifests")?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, request: &api::DrainRequest, by: &str) -> Result<api::Drains, api::Refusal> {
+        let chosen = {
+            let selectors: Vec<Selector> =
+                request.selectors.iter().cloned().flat_map(|selector| self.resolved(selector)).collect();
+            answers::choose(&self.machine, &selectors)
+        };
+        if chosen.is_empty() {
+            let message = "no unit of an announced app matches";
+            return Err(api::Refusal::new(404, "no-such-unit", message).help("`unstale status` lists hosts and units"));
+        }
+        if request.dry_run {
+            return Ok(answers::drains(chosen.iter().map(answers::would_drain).collect()));
+        }
+        let records = chosen
+            .into_iter()
+            .map(|(host, slot)| DrainRecord {
+                host,
+                slot,
+                deadline_ms: request.deadline_ms,
+                force: request.force,
+                asked_by: by.to_owned(),
+                at_ms: wall_ms(),
+            })
+            .collect();
+        let ids = self.machine.handle_drain(records, self.clock.now());
+        let asked = self.machine.drains().into_iter().filter(|drain| ids.contains(&drain.id));
+        Ok(answers::drains(asked.map(|drain| answers::drain(&drain)).collect()))
+    }
+
+    fn status(&self) -> api::Status {
+        answers::status(&self.machine, self.clock.now())
+    }
+
+    fn rollout(
+        &self,
+        app: &AppName,
+        revision: Option<unstale_protocol::ids::Revision>,
+    ) -> Result<api::Rollout, api::Refusal> {
+        let revision = revision.or_else(|| self.current(app));
+        let status = revision.and_then(|revision| self.machine.status(app, revision, self.clock.now()));
+        let missing = || {
+            let name = revision.map_or_else(|| app.to_string(), |revision| format!("{app}@{revision}"));
+            api::Refusal::new(404, "no-such-rollout", format!("there is no rollout of {name}"))
+                .help("`unstale status` lists them")
+        };
+        status.map(|status| answers::rollout(&status, wall_ms())).ok_or_else(missing)
+    }
+}
+
+fn reply<T>(answer: Answer<T>, result: Result<T, api::Refusal>) {
+    // Whoever asked may have gone away; what was done stays done.
+    drop(answer.send(result));
+}
+
+fn refusal(refused: &Refused) -> api::Refusal {
+    let (status, code, help) = match refused {
+        Refused::NoRollout(_) => (404, "no-such-rollout", "`unstale status` lists them"),
+        Refused::NotCurrent(..) => (409, "not-current", "name the current revision, or only the app"),
+        Refused::Aborted(..) => (409, "aborted", "`unstale broadcast` begins a new revision"),
+        Refused::NoDrain(_) => (404, "no-such-drain", "`unstale status` lists them"),
+        Refused::NoHost(_) => (404, "no-such-host", "`unstale status` lists them"),
+    };
+    api::Refusal::new(status, code, refused.to_string()).help(help)
+}
+
+fn check_notes(request: &api::BroadcastRequest) -> Result<(), api::Refusal> {
+    let texts = request.message.iter().chain(request.meta.keys()).chain(request.meta.values());
+    if request.meta.len() > NOTES_MAX || texts.into_iter().any(|text| text.len() > NOTE_MAX_BYTES) {
+        let message =
+            format!("a message or note is longer than {NOTE_MAX_BYTES} bytes, or there are more than {NOTES_MAX}");
+        return Err(api::Refusal::new(400, "note-too-long", message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

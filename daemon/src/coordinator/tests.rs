@@ -1,0 +1,139 @@
+//! The driver before a real store and bus, with an agent that only answers.
+
+use super::*;
+use crate::bus::embedded::{self, AgentEnd};
+use crate::cli::{AppTarget, Selector};
+use crate::control::{self, Asker, Caller};
+use crate::store::{StateDir, Which};
+use std::collections::BTreeMap;
+use unstale_protocol::ids::{HostName, Revision, SchemaVersion};
+use unstale_protocol::manifest::Manifest;
+use unstale_protocol::message::Desired;
+
+fn shop() -> AppName {
+    AppName::new("shop").unwrap()
+}
+
+fn caller() -> Caller {
+    Caller { uid: 0, pid: None }
+}
+
+fn request() -> api::BroadcastRequest {
+    serde_json::from_value(serde_json::json!({"app": "shop", "manifest": Manifest::default(), "message": "why"}))
+        .unwrap()
+}
+
+/// Runs a coordinator on `state` while `check` talks to it.
+async fn with_driver<F: Future<Output = ()>>(state: &StateDir, check: impl FnOnce(Asker, AgentEnd) -> F) {
+    let (coordinator, agent) = embedded::join();
+    let (asker, desk) = control::channel();
+    let host = HostName::new("here").unwrap();
+    let policy = CoordinatorPolicy { expected_hosts: [host].into(), ..CoordinatorPolicy::default() };
+    let store = state.open(Which::Coordinator).unwrap();
+    let driver = Driver::new(policy, None, store, coordinator, desk).unwrap();
+    let shutdown = CancellationToken::new();
+    let (ended, ()) = tokio::join!(driver.run(shutdown.clone()), async {
+        check(asker, agent).await;
+        shutdown.cancel();
+    });
+    ended.unwrap();
+}
+
+async fn broadcast(asker: &Asker) -> api::BroadcastAccepted {
+    asker.ask(|answer| Command::Broadcast(Box::new(request()), caller(), answer)).await.unwrap()
+}
+
+fn desired(agent: &AgentEnd) -> Desired {
+    serde_json::from_slice(agent.desired.borrow().as_deref().unwrap()).unwrap()
+}
+
+fn state() -> (tempfile::TempDir, StateDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::take(&directory.path().join("state")).unwrap();
+    (directory, state)
+}
+
+#[tokio::test]
+async fn a_broadcast_is_published_with_its_manifest() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, agent| {
+        let accepted = broadcast(&asker).await;
+        assert_eq!((accepted.standing, accepted.baseline.revision), (api::Standing::New, Revision(1)));
+        let desired = desired(&agent);
+        let bytes = agent.manifests.fetch(&desired.apps[&shop()].manifest).unwrap();
+        assert_eq!(serde_json::from_slice::<Manifest>(&bytes).unwrap(), Manifest::default());
+        let again = broadcast(&asker).await;
+        assert_eq!((again.standing, again.baseline.revision), (api::Standing::Attached, Revision(1)));
+        assert_eq!(again.notes, ["source equals shop@1: was this run before the new files arrived?"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_starts_again_goes_on_under_a_higher_epoch() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, _agent| drop(broadcast(&asker).await)).await;
+    with_driver(&state, async |asker, agent| {
+        let status = asker.ask(Command::Status).await.unwrap();
+        assert_eq!(status.epoch, 2);
+        assert_eq!(status.apps.iter().map(|app| app.revision).collect::<Vec<_>>(), [Revision(1)]);
+        let desired = desired(&agent);
+        assert!(agent.manifests.fetch(&desired.apps[&shop()].manifest).is_some());
+        let version = SchemaVersion { app: shop(), revision: Revision(1) };
+        let events = asker.ask(|answer| Command::Events(version, 0, answer)).await.unwrap();
+        assert_eq!(events.events.iter().map(|event| event.what.as_str()).collect::<Vec<_>>(), ["announced"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_aborted_rollout_ends_and_says_who_ended_it() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, agent| {
+        broadcast(&asker).await;
+        let target = AppTarget { app: shop(), revision: None };
+        let hand = api::HandRequest { message: Some("wrong branch".into()), ..api::HandRequest::default() };
+        let rollout = asker.ask(|answer| Command::Abort(target.clone(), hand, caller(), answer)).await.unwrap();
+        assert_eq!(rollout.outcome, api::Outcome::Aborted);
+        let refused = asker
+            .ask(|answer| Command::Resume(target, api::HandRequest::default(), caller(), answer))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code, "aborted");
+        assert_eq!(desired(&agent).apps[&shop()].mode, unstale_protocol::message::Mode::Abort);
+        assert_eq!(broadcast(&asker).await.baseline.revision, Revision(2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused_with_advice() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, _agent| {
+        let target = AppTarget { app: shop(), revision: None };
+        let no_rollout = asker.ask(|answer| Command::Rollout(target, answer)).await.unwrap_err();
+        assert_eq!((no_rollout.status, no_rollout.help.is_some()), (404, true));
+        let drain: api::DrainRequest = serde_json::from_value(serde_json::json!({"selectors": ["pid:7"]})).unwrap();
+        let no_unit = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap_err();
+        assert_eq!(no_unit.code, "no-such-unit");
+        let why = asker.ask(|answer| Command::Why(Selector::Pid(Pid(7)), answer)).await.unwrap();
+        assert!(why.findings.is_empty());
+        let mut long = request();
+        long.meta = BTreeMap::from([("k".into(), "x".repeat(NOTE_MAX_BYTES + 1))]);
+        let refused = asker.ask(|answer| Command::Broadcast(Box::new(long), caller(), answer)).await.unwrap_err();
+        assert_eq!(refused.code, "note-too-long");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nonsense_on_the_bus_changes_nothing() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, agent| {
+        for message in [b"".as_slice(), b"{", b"[]", b"{\"kind\":\"song\"}", b"{\"kind\":\"report\"}", &[0xff; 64]] {
+            agent.reports.send(message).unwrap();
+        }
+        assert_eq!(asker.ask(Command::Status).await.unwrap().hosts, []);
+    })
+    .await;
+}
