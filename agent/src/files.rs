@@ -136,6 +136,10 @@ pub(crate) struct Root {
     fd: OwnedFd,
     /// The root directory as we see it.
     seen: String,
+    /// By whose rights the process opens files.
+    uid: u32,
+    /// By whose groups' rights it does.
+    gids: Vec<u32>,
 }
 
 impl Root {
@@ -150,13 +154,14 @@ impl Root {
         let fd = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| if error == Errno::NOENT { Error::Gone } else { told(&path, error) })?;
         let stat = crate::procfs::stat(identity.pid).map_err(|_| Error::Gone)?;
+        let status = crate::procfs::status(identity.pid).map_err(|_| Error::Gone)?;
         // The descriptor above is that of our process only if the pid was its own all the time: the pidfd, taken
         // first, is of the process that has the right start time and still lives.
         if stat.start_ticks != identity.start_ticks || has_ended(&holder) {
             return Err(Error::Gone);
         }
         let seen = own_link(&fd).unwrap_or_else(|| "/".to_owned());
-        Ok(Self { fd, seen })
+        Ok(Self { fd, seen, uid: status.file_uid, gids: status.file_gids })
     }
 
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Error> {
@@ -197,6 +202,10 @@ impl Root {
         let file = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
         let before = fstat(&file).map_err(|error| told(path, error))?;
         let length = check_regular(path, &before)?;
+        if !self.may_read(&before) {
+            // With our rights a link planted beside the source would show what its owner may not see.
+            return Err(Error::Denied { path: path.to_owned(), why: "the process itself may not read it".to_owned() });
+        }
         let mut file = File::from(file);
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         (&mut file).take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| io(path, &error))?;
@@ -243,6 +252,19 @@ impl Root {
         // Through a pathless open: fstatfs works on it, whatever the file is.
         let Ok(fd) = self.open(path, OFlags::PATH) else { return false };
         rustix::fs::fstatfs(&fd).is_ok_and(|stat| u64::try_from(stat.f_type).ok() == Some(OVERLAY))
+    }
+
+    /// Tells whether the process may read a file by its mode, the way `generic_permission` of the kernel decides;
+    /// an access list that says more is not looked at.
+    fn may_read(&self, stat: &Stat) -> bool {
+        let shift = if stat.st_uid == self.uid {
+            6
+        } else if self.gids.contains(&stat.st_gid) {
+            3
+        } else {
+            0
+        };
+        self.uid == 0 || stat.st_mode >> shift & 4 != 0
     }
 
     fn describe(&self, fd: &impl AsFd, stat: &Stat, path: &str) -> FileFacts {
@@ -392,6 +414,25 @@ mod tests {
         assert!(matches!(own().fetch("/a\0b"), Err(Error::Path { .. })));
         assert!(matches!(own().fetch("/no/such/file"), Err(Error::NotFound { .. })));
         assert!(matches!(own().fetch(&format!("/{}", "x/".repeat(4000))), Err(Error::Path { .. })));
+    }
+
+    #[test]
+    fn a_file_that_the_process_may_not_read_is_not_read_for_it() {
+        fn check(uid: u32, gids: &[u32], mode: u32, expected: bool) {
+            let file = tempfile::tempfile().expect("file");
+            let mut stat = fstat(&file).expect("stat");
+            (stat.st_uid, stat.st_gid, stat.st_mode) = (1000, 100, mode);
+            let root = Root { uid, gids: gids.to_vec(), ..own() };
+            assert_eq!(root.may_read(&stat), expected, "{uid} {gids:?} {mode:o}");
+        }
+        check(1000, &[], 0o600, true);
+        check(1001, &[100], 0o640, true);
+        check(1001, &[5, 6], 0o640, false);
+        check(1001, &[], 0o644, true);
+        // The first class that fits decides, even where a later one would allow more.
+        check(1000, &[100], 0o044, false);
+        check(1001, &[100], 0o604, false);
+        check(0, &[], 0o000, true);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub use serve::serve;
 
 use crate::child::{self, Child, Program};
 use crate::files::{self, Fetched, FileFacts};
-use crate::lookup::{Lookup, Query};
+use crate::lookup::{self, Lookup, Query};
 use crate::procfs::{self, Facts};
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
 const FILES_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many processes one request for facts names.
 const FACTS_MAX: usize = 256;
+/// How many paths one request for facts of files names.
+const STAT_MAX: usize = 2048;
 /// How many identities are remembered as read before.
 const REMEMBERED_MAX: usize = 8192;
 
@@ -138,10 +140,13 @@ impl Reader {
     /// Looks up where the modules of one process came from and would come from at its next start.
     ///
     /// # Errors
-    /// [`Error`] where the reader had no answer, or the process has ended or cannot be looked at.
+    /// [`Error`] where the reader had no answer, the process has ended or cannot be looked at, or there are more
+    /// than [`lookup::MODULES_MAX`] modules.
     pub async fn find(&mut self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
+        let modules = query.modules.len();
         match self.child.ask(&Request::Find(identity, query), FILES_TIMEOUT).await? {
-            Answer::Find(found) => Ok(found?),
+            Answer::Find(Err(error)) => Err(error.into()),
+            Answer::Find(Ok(found)) if found.findings.len() == modules => Ok(found),
             other => Err(mismatch(&other).into()),
         }
     }
@@ -176,10 +181,14 @@ impl Reader {
         identity: ProcessIdentity,
         paths: &[String],
     ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
-        match self.child.ask(&Request::Stat(identity, paths.to_vec()), FILES_TIMEOUT).await? {
-            Answer::Stat(all) if all.len() == paths.len() => Ok(all),
-            other => Err(mismatch(&other)),
+        let mut all = Vec::with_capacity(paths.len());
+        for some in paths.chunks(STAT_MAX) {
+            match self.child.ask(&Request::Stat(identity, some.to_vec()), FILES_TIMEOUT).await? {
+                Answer::Stat(facts) if facts.len() == some.len() => all.extend(facts),
+                other => return Err(mismatch(&other)),
+            }
         }
+        Ok(all)
     }
 }
 

@@ -47,10 +47,14 @@ impl Stat {
 }
 
 /// What `/proc/PID/status` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     /// Real user id.
     pub(crate) uid: u32,
+    /// User id by which its file accesses are checked: the last of `Uid`.
+    pub(crate) file_uid: u32,
+    /// Group ids by which its file accesses are checked: the last of `Gid`, and `Groups`.
+    pub(crate) file_gids: Vec<u32>,
     /// `SigCgt`.
     pub(crate) caught_signals: u64,
     /// The last of `NSpid`: the pid in the innermost namespace.
@@ -63,7 +67,14 @@ impl Status {
         let text = String::from_utf8_lossy(bytes);
         let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let hex = |name: &str| u64::from_str_radix(line(name)?.trim(), 16).ok();
+        let numbers = |name: &str| -> Vec<u32> {
+            line(name).unwrap_or_default().split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        let mut file_gids = numbers("Groups");
+        file_gids.extend(numbers("Gid").last());
         Some(Self {
+            file_uid: *numbers("Uid").last()?,
+            file_gids,
             uid: line("Uid")?.split_ascii_whitespace().next()?.parse().ok()?,
             caught_signals: hex("SigCgt")?,
             // Absent on kernels without pid namespaces.
@@ -162,10 +173,10 @@ mod tests {
 
     #[test]
     fn status_has_its_fields_wherever_they_stand() {
-        let text =
-            "Name:\tx\\nUid:\t0\nPid:\t7\nUid:\t1000\t0\t0\t0\nNSpid:\t7\t1\nSigCgt:\t0000000000004002\nCapPrm:\tff\n";
+        let text = "Name:\tx\\nUid:\t0\nPid:\t7\nUid:\t1000\t0\t0\t5\nGid:\t1\t1\t1\t2\nGroups:\t7 8 \nNSpid:\t7\t1\nSigCgt:\t0000000000004002\nCapPrm:\tff\n";
         let status = Status::parse(text.as_bytes()).expect("status");
         assert_eq!((status.uid, status.inner_pid, status.caught_signals), (1000, 1, 0x4002));
+        assert_eq!((status.file_uid, status.file_gids), (5, vec![7, 8, 2]));
         assert_eq!(Status::parse(b"Name:\tx\n"), None);
     }
 
