@@ -10,7 +10,7 @@ pub use serve::serve;
 
 use crate::child::{self, Child, Program};
 use crate::files::{self, Fetched, FileFacts};
-use crate::lookup::{self, Lookup, Query};
+use crate::lookup::{Lookup, Query};
 use crate::procfs::{self, Facts};
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error`] where the reader had no answer, the process has ended or cannot be looked at, or there are more
-    /// than [`lookup::MODULES_MAX`] modules.
+    /// than [`crate::lookup::MODULES_MAX`] modules.
     pub async fn find(&mut self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
         let modules = query.modules.len();
         match self.child.ask(&Request::Find(identity, query), FILES_TIMEOUT).await? {
