@@ -16,6 +16,7 @@ pub mod judge;
 pub mod lookup;
 pub mod memory;
 pub mod parser;
+pub mod preflight;
 pub mod process;
 pub mod procfs;
 pub mod purge;

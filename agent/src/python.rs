@@ -6,6 +6,7 @@
 
 pub mod ir;
 pub mod link;
+pub mod manifest;
 
 mod bindings;
 mod enums;
