@@ -156,8 +156,8 @@ fn join(list: Vec<(u8, DefinedEnum)>) -> Vec<(PythonRange, EnumDef, bool)> {
         let version = PythonVersion::three(minor);
         match variants.last_mut() {
             Some((_, definition, known)) if *definition == defined.definition && *known == defined.members_known => {}
-            last => {
-                if let Some((range, ..)) = last {
+            other => {
+                if let Some((range, ..)) = other {
                     range.below = Some(version);
                 }
                 variants.push((PythonRange { from: version, below: None }, defined.definition, defined.members_known));
