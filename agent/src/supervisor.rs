@@ -171,7 +171,7 @@ pub(crate) enum Look {
 pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look, Error> {
     match supervisor {
         Supervisor::Systemd { name, user } => {
-            let manager = systemd::Manager::connect(reach, *user).await?;
+            let mut manager = systemd::Manager::connect(reach, *user).await?;
             Ok(Look::Systemd(Box::new(manager.look(name).await?)))
         }
         Supervisor::Supervisord { name, pid, config } => {

@@ -123,6 +123,29 @@ pub(crate) fn pipes(pid: Pid) -> Option<BTreeSet<String>> {
     Some(links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("pipe:[")).collect())
 }
 
+/// Returns device and inode of the shared mapping that holds `address` in `pid`: `/proc/PID/maps`, proc(5).
+pub(crate) fn shared_mapping(pid: Pid, address: u64) -> Option<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    mappings(&maps).find(|(range, _)| range.contains(&address)).map(|(_, file)| file)
+}
+
+/// Tells whether `pid` shares the file `file`, device and inode.
+pub(crate) fn has_mapping(pid: Pid, file: &str) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    mappings(&maps).any(|(_, mapped)| mapped == file)
+}
+
+fn mappings(maps: &str) -> impl Iterator<Item = (std::ops::Range<u64>, String)> {
+    maps.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let shared = fields.next()?.ends_with('s');
+        let file = format!("{} {}", fields.nth(1)?, fields.next()?);
+        Some((hex(start)?..hex(end)?, file)).filter(|_| shared)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +167,13 @@ mod tests {
         assert_eq!(parse_call("running\n"), Some(Call::Running));
         assert_eq!(parse_call("-1 0x0 0x0"), Some(Call::Running));
         assert_eq!(parse_call("0 7 8"), None);
+    }
+
+    #[test]
+    fn only_shared_mappings_are_found_by_an_address_in_them() {
+        let maps = "7f00-7f10 rw-p 00000000 00:00 0 \n7f10-7f20 rw-s 00000000 fe:00 99    /dev/shm/a b (deleted)\n\nx";
+        let found: Vec<_> = mappings(maps).collect();
+        assert_eq!(found, [(0x7f10..0x7f20, "fe:00 99".to_owned())]);
     }
 
     #[test]

@@ -256,6 +256,8 @@ fn settled_systemd(plan: &Plan, service: &systemd::Service) -> Result<Result<Set
         {
             return Err(by_other());
         }
+        // After an end in order it would be on its way up: somebody has stopped it, and systemd has forgotten when.
+        SlotState::Stopped if plan.back == BringsBack::ByItself => return Err(by_other()),
         SlotState::Stopping => Err("systemd is stopping what is left of it".to_owned()),
         SlotState::GaveUp { why } if service.result == "start-limit-hit" => {
             let what = format!("to start {}", service.name);

@@ -4,34 +4,30 @@
 //! `user@` is never touched: it holds everything that its user runs. The interface is
 //! org.freedesktop.systemd1(5).
 
+mod bus;
 mod properties;
 
 pub(crate) use properties::{KillMode, Restart, Service};
 
 use super::{CALL_TIMEOUT, Error, Reach, Told};
+use bus::{Body, Bus, CallError, Method};
 use properties::{Properties, service};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::time::Duration;
-use zbus::export::futures_core::Stream;
-use zbus::zvariant::OwnedObjectPath;
-use zbus::{Connection, MatchRule, MessageStream, connection};
+use zvariant::OwnedObjectPath;
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+/// What is heard of jobs.
+const JOBS: &str = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 /// How long a start job is watched for an early failure before it is left to run.
 const JOB_WATCH: Duration = Duration::from_secs(2);
-/// Signals kept while a job is watched; more than that are other units' and may be lost.
-const SIGNALS: usize = 256;
 
 /// A connection to one service manager.
 #[derive(Debug)]
 pub(crate) struct Manager {
-    connection: Connection,
+    bus: Bus,
     who: String,
-    /// A manager's own socket has no bus names.
-    direct: bool,
 }
 
 impl Manager {
@@ -48,16 +44,13 @@ impl Manager {
 
     async fn system(reach: &Reach) -> Result<Self, Error> {
         let who = "systemd".to_owned();
-        let unreachable = |why: String| Error::Unreachable { who: "systemd".to_owned(), why };
-        let builder = match &reach.system_bus {
-            Some(address) => connection::Builder::address(address.as_str()),
-            None => connection::Builder::system(),
-        };
-        let builder = builder.map_err(|error| unreachable(error.to_string()))?;
-        let connection = within(builder.method_timeout(CALL_TIMEOUT).build()).await.map_err(|why| {
-            unreachable(format!("{why} (the system bus; is dbus running, and is its socket visible here?)"))
-        })?;
-        Ok(Self { connection, who, direct: false })
+        match Bus::connect(reach.system_bus.as_deref(), DESTINATION).await {
+            Ok(bus) => Ok(Self { bus, who }),
+            Err(error) => {
+                let hint = "the system bus; is dbus running, and is its socket visible here?";
+                Err(Error::Unreachable { who, why: format!("{} ({hint})", words(error)) })
+            }
+        }
     }
 
     async fn user(reach: &Reach, uid: u32) -> Result<Self, Error> {
@@ -76,18 +69,17 @@ impl Manager {
         if peer.uid() != uid {
             return Err(unreachable(format!("it belongs to uid {}", peer.uid())));
         }
-        let builder = connection::Builder::unix_stream(stream).p2p().method_timeout(CALL_TIMEOUT);
-        let connection = within(builder.build()).await.map_err(unreachable)?;
-        Ok(Self { connection, who, direct: true })
+        let bus = Bus::direct(stream).await.map_err(|error| unreachable(words(error)))?;
+        Ok(Self { bus, who })
     }
 
     /// Reads everything that matters about the service `name`.
     ///
     /// # Errors
     /// [`Error::NoSuch`] where there is no such service, else why it cannot be read.
-    pub(crate) async fn look(&self, name: &str) -> Result<Service, Error> {
+    pub(crate) async fn look(&mut self, name: &str) -> Result<Service, Error> {
         let name = checked_name(name, &self.who)?;
-        let path: OwnedObjectPath = self.manager("LoadUnit", &(name,)).await?;
+        let path = self.object("LoadUnit", &[name]).await?;
         let unit = self.properties(&path, "org.freedesktop.systemd1.Unit").await?;
         if unit.text("LoadState") == "not-found" {
             return Err(Error::NoSuch { who: self.who.clone(), name: name.to_owned() });
@@ -100,18 +92,34 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::Refused`] where systemd refuses or the job fails at once.
-    pub(crate) async fn start(&self, name: &str) -> Result<Told, Error> {
-        self.job("StartUnit", name, "replace").await
+    pub(crate) async fn start(&mut self, name: &str) -> Result<Told, Error> {
+        let name = checked_name(name, &self.who)?;
+        // Before the call: a job of a unit that fails at once is over before the answer is read.
+        self.bus.listen(JOBS).await.map_err(|error| self.error("AddMatch", error))?;
+        match self.manager("Subscribe", &[]).await {
+            // A second subscription is refused, which is fine.
+            Ok(_) | Err(Error::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let job = self.object("StartUnit", &[name, "replace"]).await?;
+        // `done` proves nothing, and a job that takes longer is left to run.
+        match tokio::time::timeout(JOB_WATCH, job_result(&mut self.bus, &job)).await.unwrap_or(None).as_deref() {
+            None | Some("done" | "skipped") => Ok(Told::Asked),
+            Some(result) => Err(Error::Refused {
+                who: self.who.clone(),
+                what: format!("StartUnit {name}"),
+                why: format!("the job ended with `{result}`; `systemctl status {name}` says more"),
+            }),
+        }
     }
 
     /// Stops `name` and leaves it stopped. Returns once the job is queued: stopping may take long.
     ///
     /// # Errors
     /// [`Error::Refused`] where systemd refuses.
-    pub(crate) async fn stop(&self, name: &str) -> Result<Told, Error> {
+    pub(crate) async fn stop(&mut self, name: &str) -> Result<Told, Error> {
         let name = checked_name(name, &self.who)?;
-        let job: Result<OwnedObjectPath, Error> = self.manager("StopUnit", &(name, "replace")).await;
-        match job {
+        match self.manager("StopUnit", &[name, "replace"]).await {
             Ok(_) => Ok(Told::Asked),
             Err(Error::NoSuch { .. }) => Ok(Told::Already),
             Err(error) => Err(error),
@@ -122,88 +130,39 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::Refused`] where systemd refuses.
-    pub(crate) async fn restart(&self, name: &str) -> Result<Told, Error> {
+    pub(crate) async fn restart(&mut self, name: &str) -> Result<Told, Error> {
         let name = checked_name(name, &self.who)?;
         // Mode `fail`: a stop that an operator has queued meanwhile wins.
-        let _job: OwnedObjectPath = self.manager("TryRestartUnit", &(name, "fail")).await?;
+        self.manager("TryRestartUnit", &[name, "fail"]).await?;
         Ok(Told::Asked)
     }
 
-    async fn job(&self, method: &'static str, name: &str, mode: &str) -> Result<Told, Error> {
-        let name = checked_name(name, &self.who)?;
-        // Before the call: a job of a unit that fails at once is over before the answer is read.
-        let mut removed = self.subscribe().await?;
-        let job: OwnedObjectPath = self.manager(method, &(name, mode)).await?;
-        let watch = tokio::time::timeout(JOB_WATCH, job_result(&mut removed, &job));
-        match watch.await.unwrap_or(None).as_deref() {
-            None | Some("done" | "skipped") => Ok(Told::Asked),
-            Some(result) => Err(Error::Refused {
-                who: self.who.clone(),
-                what: format!("{method} {name}"),
-                why: format!("the job ended with `{result}`; `systemctl status {name}` says more"),
-            }),
-        }
+    async fn object(&mut self, method: &'static str, arguments: &[&str]) -> Result<OwnedObjectPath, Error> {
+        let body = self.manager(method, arguments).await?;
+        body.read().map_err(|error| self.error(method, error))
     }
 
-    async fn subscribe(&self) -> Result<MessageStream, Error> {
-        let malformed = |error: zbus::Error| Error::Malformed { who: self.who.clone(), why: error.to_string() };
-        let rule = MatchRule::builder()
-            .msg_type(zbus::message::Type::Signal)
-            .interface(MANAGER)
-            .and_then(|rule| rule.member("JobRemoved"))
-            .and_then(|rule| rule.path(MANAGER_PATH))
-            .map_err(malformed)?
-            .build();
-        let stream = within(MessageStream::for_match_rule(rule, &self.connection, Some(SIGNALS)))
-            .await
-            .map_err(|why| Error::Unreachable { who: self.who.clone(), why })?;
-        if !self.direct {
-            // Without a subscriber the manager sends no signals; a second subscription is refused, which is fine.
-            let subscribed: Result<(), Error> = self.manager("Subscribe", &()).await;
-            if let Err(Error::Unreachable { who, why }) = subscribed {
-                return Err(Error::Unreachable { who, why });
-            }
-        }
-        Ok(stream)
+    async fn manager(&mut self, member: &'static str, arguments: &[&str]) -> Result<Body, Error> {
+        let method = Method { path: MANAGER_PATH, interface: MANAGER, member };
+        self.bus.call(method, arguments).await.map_err(|error| self.error(member, error))
     }
 
-    async fn manager<B, R>(&self, method: &'static str, body: &B) -> Result<R, Error>
-    where
-        B: serde::Serialize + zbus::zvariant::DynamicType + Sync,
-        R: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
-    {
-        let reply = self.call(MANAGER_PATH, MANAGER, method, body).await?;
-        reply.body().deserialize().map_err(|error| self.malformed(&error))
+    async fn properties(&mut self, path: &OwnedObjectPath, interface: &str) -> Result<Properties, Error> {
+        let member = "GetAll";
+        let method = Method { path: path.as_str(), interface: "org.freedesktop.DBus.Properties", member };
+        let body = self.bus.call(method, &[interface]).await.map_err(|error| self.error(member, error))?;
+        Ok(Properties::new(body.read().map_err(|error| self.error(member, error))?))
     }
 
-    async fn properties(&self, path: &OwnedObjectPath, interface: &str) -> Result<Properties, Error> {
-        let reply = self.call(path.as_str(), "org.freedesktop.DBus.Properties", "GetAll", &(interface,)).await?;
-        let map = reply.body().deserialize().map_err(|error| self.malformed(&error))?;
-        Ok(Properties::new(map))
-    }
-
-    async fn call<B>(&self, path: &str, interface: &str, method: &'static str, body: &B) -> Result<zbus::Message, Error>
-    where
-        B: serde::Serialize + zbus::zvariant::DynamicType + Sync,
-    {
-        let destination = if self.direct { None } else { Some(DESTINATION) };
-        let call = self.connection.call_method(destination, path, Some(interface), method, body);
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => Err(self.refusal(method, error)),
-            Err(_) => Err(Error::Unreachable {
-                who: self.who.clone(),
-                why: format!("no answer to {method} within {} s", CALL_TIMEOUT.as_secs()),
-            }),
-        }
-    }
-
-    fn refusal(&self, what: &str, error: zbus::Error) -> Error {
-        let zbus::Error::MethodError(name, words, _) = error else {
-            return Error::Unreachable { who: self.who.clone(), why: error.to_string() };
+    fn error(&self, what: &str, error: CallError) -> Error {
+        let who = self.who.clone();
+        let (name, words) = match error {
+            CallError::Unreachable(why) => return Error::Unreachable { who, why },
+            CallError::Malformed(why) => return Error::Malformed { who, why },
+            CallError::Refused { name, words } => (name, words),
         };
-        if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" {
-            return Error::NoSuch { who: self.who.clone(), name: words.unwrap_or_else(|| "such unit".to_owned()) };
+        if name == "org.freedesktop.systemd1.NoSuchUnit" {
+            return Error::NoSuch { who, name: words };
         }
         let remedy = match name.as_str() {
             "org.freedesktop.DBus.Error.AccessDenied"
@@ -212,21 +171,16 @@ impl Manager {
             }
             _ => "",
         };
-        let words = words.unwrap_or_else(|| name.to_string());
-        Error::Refused { who: self.who.clone(), what: what.to_owned(), why: format!("{words}{remedy}") }
-    }
-
-    fn malformed(&self, error: &zbus::Error) -> Error {
-        Error::Malformed { who: self.who.clone(), why: error.to_string() }
+        let words = if words.is_empty() { name } else { words };
+        Error::Refused { who, what: what.to_owned(), why: format!("{words}{remedy}") }
     }
 }
 
-/// Waits until `job` is removed; `None` where the connection ends first.
-async fn job_result(signals: &mut MessageStream, job: &OwnedObjectPath) -> Option<String> {
+/// Waits until `job` is removed and returns its result; `None` where the connection ends first.
+async fn job_result(bus: &mut Bus, job: &OwnedObjectPath) -> Option<String> {
     loop {
-        let message = poll_fn(|context| Pin::new(&mut *signals).poll_next(context)).await?.ok()?;
-        let body = message.body();
-        let removed: Result<(u32, OwnedObjectPath, String, String), _> = body.deserialize();
+        let body = bus.signal("JobRemoved").await.ok()?;
+        let removed: Result<(u32, OwnedObjectPath, String, String), CallError> = body.read();
         if let Ok((_, path, _, result)) = removed
             && path == *job
         {
@@ -235,11 +189,10 @@ async fn job_result(signals: &mut MessageStream, job: &OwnedObjectPath) -> Optio
     }
 }
 
-async fn within<T>(call: impl Future<Output = zbus::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())),
+fn words(error: CallError) -> String {
+    match error {
+        CallError::Unreachable(why) | CallError::Malformed(why) => why,
+        CallError::Refused { name, words } => format!("{name}: {words}"),
     }
 }
 

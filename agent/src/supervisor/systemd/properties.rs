@@ -3,7 +3,7 @@
 use crate::supervisor::SlotState;
 use std::collections::HashMap;
 use unstale_protocol::ids::Pid;
-use zbus::zvariant::OwnedValue;
+use zvariant::OwnedValue;
 
 /// `KillMode=` of systemd.kill(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,8 @@ impl Service {
     /// Tells whether the last stop was ordered rather than caused by the main process's end.
     ///
     /// A main process that ends takes the unit out of *active* afterwards; a stop job does it before
-    /// the process has ended.
+    /// the process has ended. Of a unit that nothing refers to systemd forgets both times once it is down; then this is
+    /// false.
     pub(crate) fn was_stopped_by_order(&self) -> bool {
         let down = matches!(self.active.as_str(), "inactive" | "failed" | "deactivating");
         down && self.left_active_us != 0 && self.left_active_us < self.main_ended_us
@@ -182,7 +183,7 @@ impl Properties {
 
 /// Gathers a service from its two interfaces. A property that an older systemd lacks has its neutral value.
 pub(crate) fn service(name: &str, unit: &Properties, own: &Properties) -> Service {
-    let job: Option<(u32, zbus::zvariant::OwnedObjectPath)> = unit.value("Job");
+    let job: Option<(u32, zvariant::OwnedObjectPath)> = unit.value("Job");
     let prevents: Option<(Vec<i32>, Vec<i32>)> = own.value("RestartPreventExitStatus");
     let (prevents, prevents_signals) = prevents.unwrap_or_default();
     let mut dependents = unit.texts("RequiredBy");
