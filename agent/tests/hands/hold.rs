@@ -50,6 +50,8 @@ async fn a_child_forked_after_the_inspection_is_held_too() {
     let script = "import os, signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(0))\n\
                   os.fork()\nwhile True: time.sleep(60)";
     let parent = Running::start(Command::new("python3").args(["-c", script]));
+    // `python3` may be a script that looks for the interpreter, with children of its own.
+    catches_term(parent.pid()).await;
     crate::support::eventually("it has a child", async || parent.below().first().copied()).await;
     let mut unit = unit(parent.pid(), Kind::Python, Supervisor::None);
     unit.processes.truncate(1);
