@@ -73,9 +73,14 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Tells whether another try may go better.
-    fn is_passing(&self) -> bool {
-        matches!(self, Self::Unmapped(_) | Self::Implausible(_) | Self::Changed)
+    /// Returns how many times it is worth trying again. A bound may have been reached by a number that was
+    /// half-written, but trying is expensive then.
+    fn patience(&self) -> u32 {
+        match self {
+            Self::Unmapped(_) | Self::Implausible(_) | Self::Changed => MAX_RETRIES,
+            Self::Limit(_) => 3,
+            _ => 0,
+        }
     }
 }
 
@@ -106,7 +111,7 @@ pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache)
     };
     let mut known = cache.take(identity, process.parent);
     let mut buffers = cache.take_buffers();
-    let answer = tries(&process.source, options, &mut known, &mut buffers, &mut reading.cost, &mut pause);
+    let answer = tries(&process.source, options, &mut known, &mut buffers, &mut reading.cost);
     cache.give_buffers(buffers);
     let same = linux::is_same(identity);
     match answer {
@@ -123,16 +128,19 @@ pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache)
     reading
 }
 
-/// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process.
+/// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process, but once: a
+/// recording does not change.
 pub fn read_source(source: &dyn Source, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
     let mut reading = blank(identity);
-    match tries(source, options, &mut None, &mut Buffers::default(), &mut reading.cost, &mut || ()) {
+    let mut attempt = walk::Attempt::new(source, options, Buffers::default());
+    match attempt.run(&mut None) {
         Ok(answer) => {
             reading.outcome = Outcome::Complete;
             fill(&mut reading, answer);
         }
-        Err((error, changed)) => reading.outcome = outcome(error, identity, changed),
+        Err(error) => reading.outcome = outcome(error, identity, false),
     }
+    (_, reading.cost) = attempt.finish();
     reading
 }
 
@@ -182,20 +190,19 @@ fn tries(
     known: &mut Option<Known>,
     buffers: &mut Buffers,
     cost: &mut Cost,
-    pause: &mut dyn FnMut(),
 ) -> Result<walk::Answer, (Error, bool)> {
     let mut changed = false;
     loop {
         let mut attempt = walk::Attempt::new(source, options, std::mem::take(buffers));
         let answer = attempt.run(known);
+        changed |= answer.is_err() && attempt.has_moved();
         let (used, spent) = attempt.finish();
         *buffers = used;
         cost.calls = cost.calls.saturating_add(spent.calls);
         cost.bytes = cost.bytes.saturating_add(spent.bytes);
         match answer {
             Ok(answer) => return Ok(answer),
-            Err(error) if error.is_passing() && cost.retries < MAX_RETRIES => {
-                changed |= error == Error::Changed;
+            Err(error) if cost.retries < error.patience() => {
                 *known = None;
                 cost.retries += 1;
                 pause();
@@ -213,7 +220,7 @@ fn pause() {
 fn outcome(error: Error, identity: ProcessIdentity, changed: bool) -> Outcome {
     match error {
         Error::Changed => Outcome::Changing(error.to_string()),
-        Error::Unmapped(_) | Error::Implausible(_) if changed => {
+        Error::Unmapped(_) | Error::Implausible(_) | Error::Limit(_) if changed => {
             Outcome::Changing("classes went on changing".to_owned())
         }
         Error::Unmapped(_) | Error::Implausible(_) | Error::Other(_) => Outcome::Damaged(error.to_string()),

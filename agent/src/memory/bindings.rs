@@ -109,13 +109,14 @@ fn kinds(heap: &mut Heap<'_>, modules: &Modules) -> Result<Option<Kinds>, Error>
 fn weak_keys(heap: &mut Heap<'_>, dictionary: u64) -> Result<Vec<u64>, Error> {
     let Some(data) = attribute(heap, dictionary, "data")? else { return Ok(Vec::new()) };
     heap.fetch_dicts(&[data], ALL)?;
+    heap.guard_dict(data)?;
     let entries = heap.entries(data, ALL)?;
-    for entry in &entries {
+    for entry in entries.iter() {
         heap.space.want(entry.key, heap.layout.header + 8);
     }
     heap.space.fetch()?;
     let mut keys = Vec::new();
-    for entry in entries {
+    for entry in entries.iter() {
         let key = heap.space.pointer(entry.key + heap.layout.header)?;
         if !is_none(heap, key)? {
             keys.push(key);
@@ -158,6 +159,7 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
     heap.fetch_dicts(&dicts, ALL)?;
     let mut named = Vec::new();
     for (manager, kind) in wanted {
+        heap.guard_dict(kind.dict)?;
         let entries = heap.entries(kind.dict, ALL)?;
         let Some(text) = heap.find(&entries, "__module__")? else { continue };
         let Some(index) = modules.of_text(heap, text.value)? else { continue };
@@ -177,7 +179,6 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
         let dict = module_dicts.get(&class.module).copied();
         if standing(heap, dict, &class.name.qualname, class.kind.address)? == Standing::Bound {
             modules.guard(heap, class.module);
-            heap.guard_dict(class.kind.dict)?;
             bound.push(class);
         }
     }
@@ -245,7 +246,7 @@ fn columns(heap: &mut Heap<'_>, kinds: &Kinds, class: &Mapped, table: u64) -> Re
 }
 
 /// Returns the attributes of the `Enum` type within a column's type.
-fn enumeration(heap: &mut Heap<'_>, kinds: &Kinds, object: u64) -> Result<Option<Vec<Entry>>, Error> {
+fn enumeration(heap: &mut Heap<'_>, kinds: &Kinds, object: u64) -> Result<Option<Arc<[Entry]>>, Error> {
     let mut object = object;
     for _ in 0..MAX_WRAPS {
         let kind = heap.type_of(object)?;

@@ -5,7 +5,7 @@
 //! classes can be stable for a while, but are never bound.
 
 use super::Error;
-use super::heap::{Entry, Heap, MAX_BASES, Type};
+use super::heap::{Entry, Heap, MAX_BASES, SUBCLASSES, Type};
 use super::modules::{ALL, Modules, Origin};
 use super::source::{ByAddress, Span};
 use super::value::Values;
@@ -80,7 +80,8 @@ fn subclasses(heap: &mut Heap<'_>, root: u64) -> Result<Vec<Arc<Type>>, Error> {
         heap.fetch_dicts(&dicts, ALL)?;
         let mut references = Vec::new();
         for dict in dicts {
-            references.extend(heap.entries(dict, ALL)?.into_iter().map(|entry| entry.value));
+            heap.guard_dict(dict)?;
+            references.extend(heap.entries(dict, ALL)?.iter().map(|entry| entry.value));
         }
         for reference in &references {
             heap.space.want(*reference, heap.layout.header + 8);
@@ -111,10 +112,13 @@ fn subclasses(heap: &mut Heap<'_>, root: u64) -> Result<Vec<Arc<Type>>, Error> {
     Err(Error::Limit("levels of enum classes (64)"))
 }
 
+/// Returns the dicts of direct subclasses. A class that appears or goes while the walk is under way changes
+/// one of them, or gives its base the first one: what is bound then may not be in the tree.
 fn subclass_dicts(heap: &mut Heap<'_>, level: &[u64], found: &mut Vec<Arc<Type>>) -> Result<Vec<u64>, Error> {
     let mut dicts = Vec::new();
     for class in level {
         let kind = heap.type_at(*class)?;
+        heap.space.guard(class + heap.layout.header + SUBCLASSES, 8);
         if kind.subclasses != 0 {
             dicts.push(kind.subclasses);
         }
@@ -163,6 +167,8 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, tree: &[Arc<Type>], all: bool)
     heap.fetch_dicts(&dicts, EARLY)?;
     let mut classes = Vec::new();
     for kind in tree.iter().filter(|kind| kind.dict != 0) {
+        // A class that is passed over must be one to pass over.
+        heap.guard_dict(kind.dict)?;
         let Some(text) = module_of(heap, kind.dict, EARLY)? else { continue };
         let module = modules.of_text(heap, text)?;
         let origin = match module.and_then(|index| modules.list.get(index)) {
@@ -255,7 +261,7 @@ pub(crate) fn standing(
 #[derive(Debug, Default)]
 struct Names {
     /// Name and member, in the map's order.
-    pairs: Vec<Entry>,
+    pairs: Arc<[Entry]>,
     /// The guards of an unbound class.
     guards: Vec<Span>,
     /// The class could not be read: it is half-built or dying.
@@ -270,15 +276,14 @@ fn members(heap: &mut Heap<'_>, modules: &Modules, classes: &[Class]) -> Result<
         let map = map_of(heap, class);
         maps.push(tolerate(map, class)?);
     }
-    let found: Vec<u64> = maps.iter().filter_map(|map| map.flatten()).collect();
+    let found: Vec<u64> = maps.iter().flatten().copied().collect();
     heap.fetch_dicts(&found, ALL)?;
     let mut all_names = 0;
     let mut names = Vec::with_capacity(classes.len());
     for (class, map) in classes.iter().zip(maps) {
         let read = match map {
             None => Ok(Names { damaged: true, ..Names::default() }),
-            Some(None) => Ok(Names::default()),
-            Some(Some(map)) => names_of(heap, class, map),
+            Some(map) => names_of(heap, class, map),
         };
         let read = tolerate(read, class)?.unwrap_or(Names { damaged: true, ..Names::default() });
         all_names += read.pairs.len();
@@ -288,14 +293,19 @@ fn members(heap: &mut Heap<'_>, modules: &Modules, classes: &[Class]) -> Result<
         names.push(read);
     }
     fetch_members(heap, &names)?;
+    let mut members = Vec::with_capacity(classes.len());
+    for (class, names) in classes.iter().zip(&names) {
+        let own = own(heap, &names.pairs);
+        members.push(tolerate(own, class)?);
+    }
+    let wanted: Vec<u64> =
+        members.iter().flatten().flatten().map(|own| own.value).filter(|value| *value != 0).collect();
+    Values::fetch(heap, &wanted)?;
     let mut values = Values::default();
-    fetch_values(heap, &names)?;
     let mut found = Found::default();
-    for (class, names) in classes.iter().zip(names) {
-        if names.damaged || names.pairs.is_empty() {
-            continue;
-        }
-        let definition = define(heap, &mut values, class, &names.pairs);
+    for ((class, names), own) in classes.iter().zip(names).zip(members) {
+        let Some(own) = own.filter(|own| !names.damaged && !own.is_empty()) else { continue };
+        let definition = define(heap, &mut values, class, &names.pairs, &own);
         let Some(definition) = tolerate(definition, class)? else { continue };
         let Some(bases) = tolerate(bases(heap, &class.kind), class)? else { continue };
         if class.standing != Standing::Bound {
@@ -325,11 +335,11 @@ fn tolerate<T>(result: Result<T, Error>, class: &Class) -> Result<Option<T>, Err
 }
 
 /// Returns the dict `_member_map_` of a class.
-fn map_of(heap: &mut Heap<'_>, class: &Class) -> Result<Option<u64>, Error> {
+fn map_of(heap: &mut Heap<'_>, class: &Class) -> Result<u64, Error> {
     let entries = heap.entries(class.kind.dict, ALL)?;
     match heap.find(&entries, "_member_map_")? {
-        Some(entry) => Ok(Some(entry.value)),
-        None => Ok(None),
+        Some(entry) => Ok(entry.value),
+        None => Err(Error::Implausible("enum without _member_map_")),
     }
 }
 
@@ -352,11 +362,11 @@ fn names_of(heap: &mut Heap<'_>, class: &Class, map: u64) -> Result<Names, Error
 }
 
 fn fetch_members(heap: &mut Heap<'_>, names: &[Names]) -> Result<(), Error> {
-    let members: Vec<u64> = names.iter().flat_map(|names| &names.pairs).map(|pair| pair.value).collect();
+    let members: Vec<u64> = names.iter().flat_map(|names| names.pairs.iter()).map(|pair| pair.value).collect();
     for member in &members {
         heap.space.want(*member, heap.layout.header + 8);
     }
-    for pair in names.iter().flat_map(|names| &names.pairs) {
+    for pair in names.iter().flat_map(|names| names.pairs.iter()) {
         heap.space.want_in_page(pair.key, 80);
     }
     heap.space.fetch()?;
@@ -369,35 +379,49 @@ fn fetch_members(heap: &mut Heap<'_>, names: &[Names]) -> Result<(), Error> {
     heap.fetch_attributes(&typed)
 }
 
-fn fetch_values(heap: &mut Heap<'_>, names: &[Names]) -> Result<(), Error> {
-    let mut wanted = Vec::new();
-    for pair in names.iter().flat_map(|names| &names.pairs) {
-        if let Ok(attributes) = heap.attributes(pair.value)
-            && let Ok(Some(value)) = heap.find(&attributes, "_value_")
-        {
-            wanted.push(value.value);
-        }
-    }
-    Values::fetch(heap, &wanted)
+/// What a member says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    /// The text `_name_`, or 0.
+    name: u64,
+    /// The object `_value_`, or 0.
+    value: u64,
 }
 
-fn define(heap: &mut Heap<'_>, values: &mut Values, class: &Class, pairs: &[Entry]) -> Result<EnumDef, Error> {
-    let mut definition = EnumDef::default();
+/// Reads what the members of one class say of themselves.
+fn own(heap: &mut Heap<'_>, pairs: &[Entry]) -> Result<Vec<Own>, Error> {
+    let mut found = Vec::with_capacity(pairs.len());
     for pair in pairs {
-        let name = heap.text(pair.key)?;
         let attributes = heap.attributes(pair.value)?;
-        let canonical = match heap.find(&attributes, "_name_")? {
-            Some(entry) if entry.value == pair.key => None,
-            Some(entry) => heap.key_text(entry.value)?.filter(|own| *own != name),
-            None => None,
+        let name = heap.find(&attributes, "_name_")?.map_or(0, |entry| entry.value);
+        let value = heap.find(&attributes, "_value_")?.map_or(0, |entry| entry.value);
+        found.push(Own { name, value });
+    }
+    Ok(found)
+}
+
+fn define(
+    heap: &mut Heap<'_>,
+    values: &mut Values,
+    class: &Class,
+    pairs: &[Entry],
+    own: &[Own],
+) -> Result<EnumDef, Error> {
+    let mut definition = EnumDef::default();
+    for (pair, own) in pairs.iter().zip(own) {
+        let name = heap.text(pair.key)?;
+        let canonical = match own.name {
+            0 => None,
+            text if text == pair.key => None,
+            text => heap.key_text(text)?.filter(|own| *own != name),
         };
         if let Some(canonical) = canonical {
             definition.aliases.push(Alias { name: name.to_string(), canonical: canonical.to_string() });
             continue;
         }
-        let value = match heap.find(&attributes, "_value_")? {
-            Some(entry) => values.read(heap, entry.value)?,
-            None => Value::Opaque { type_name: class.kind.short_name().to_owned() },
+        let value = match own.value {
+            0 => Value::Opaque { type_name: class.kind.short_name().to_owned() },
+            value => values.read(heap, value)?,
         };
         definition.members.push(Member { name: name.to_string(), value });
     }

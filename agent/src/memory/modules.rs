@@ -245,6 +245,8 @@ impl Modules {
     /// Reads `sys.modules`, and the names of modules that are not remembered.
     pub(crate) fn read(heap: &mut Heap<'_>, dict: u64, remembered: &Remembered) -> Result<Self, Error> {
         heap.fetch_dicts(&[dict], ALL)?;
+        // A reload takes the module out for a moment, and an import adds one: what is listed must be all.
+        heap.guard_dict(dict)?;
         let entries = heap.entries(dict, ALL)?;
         if entries.len() as u64 > MAX_MODULES {
             return Err(Error::Limit("modules of one interpreter (100,000)"));
@@ -256,7 +258,7 @@ impl Modules {
         let new = entries.iter().filter(|entry| !remembered.contains_key(&(entry.key, entry.value)));
         heap.fetch_texts(new.map(|entry| entry.key))?;
         let mut modules = Self::default();
-        for entry in entries {
+        for entry in entries.iter().copied() {
             let known = match remembered.get(&(entry.key, entry.value)) {
                 Some(known) => Arc::clone(known),
                 None => match heap.key_text(entry.key)? {

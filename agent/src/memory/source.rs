@@ -308,8 +308,10 @@ impl<'s> Space<'s> {
     /// Reads consecutive 32-bit words.
     pub(crate) fn halves<const N: usize>(&mut self, at: u64) -> Result<[u32; N], Error> {
         let mut words = [0; N];
-        for (word, at) in words.iter_mut().zip((at..).step_by(4)) {
+        let mut at = at;
+        for word in &mut words {
             *word = u32::from_le_bytes(self.array(at)?);
+            at = at.wrapping_add(4);
         }
         Ok(words)
     }
@@ -334,6 +336,11 @@ impl<'s> Space<'s> {
     /// Demands that these bytes are still the same when the walk is over.
     pub(crate) fn guard(&mut self, at: u64, len: usize) {
         self.guards.push(Span { start: at, len });
+    }
+
+    /// Puts guards back.
+    pub(crate) fn guard_all(&mut self, guards: Vec<Span>) {
+        self.guards.extend(guards);
     }
 
     /// How many guards there are: what to give to [`Self::release`].

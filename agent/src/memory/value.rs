@@ -54,6 +54,7 @@ impl Values {
             let mut dicts = Vec::new();
             for object in &level {
                 match kind(heap, *object) {
+                    // What cannot be read is found out about when it is decoded.
                     Ok(Some(Kind::Tuple)) => next.extend(heap.tuple(*object, MAX_ITEMS).unwrap_or_default()),
                     Ok(Some(Kind::List)) => next.extend(heap.list(*object, MAX_ITEMS).unwrap_or_default()),
                     Ok(Some(Kind::Dict)) => dicts.push(*object),
@@ -100,6 +101,7 @@ impl Values {
             },
             Kind::Bytes => match heap.space.word(fields)? {
                 length @ 0..=MAX_BLOB => {
+                    heap.spend_bytes(length)?;
                     let length = usize::try_from(length).map_err(|_| Error::Implausible("length"))?;
                     Value::Bytes(heap.space.bytes(fields + 16, length)?)
                 }
@@ -145,6 +147,7 @@ impl Values {
             return Err(Error::Implausible("mask of a set"));
         }
         let table = heap.space.pointer(fields + 24)?;
+        heap.spend(mask + 1)?;
         let words = heap.words(table, (mask + 1) * 2)?;
         let mut items = Vec::new();
         for pair in words.as_chunks::<2>().0 {
@@ -211,14 +214,26 @@ fn int(heap: &mut Heap<'_>, object: u64) -> Result<Option<BigInt>, Error> {
     if count > MAX_DIGITS {
         return Ok(None);
     }
+    heap.spend_bytes(count * 4)?;
     let bytes = heap.space.bytes(fields + 8, usize::try_from(count).unwrap_or(0) * 4)?;
-    let mut number = BigInt::ZERO;
-    for digit in bytes.as_chunks::<4>().0.iter().rev() {
+    // From digits of 30 bits to digits of 32.
+    let mut words = Vec::with_capacity(bytes.len() / 4);
+    let (mut held, mut bits) = (0u64, 0u32);
+    for digit in bytes.as_chunks::<4>().0 {
         let digit = u32::from_le_bytes(*digit);
         if digit >> 30 != 0 {
             return Err(Error::Implausible("digit of an integer"));
         }
-        number = (number << 30u32) + digit;
+        held |= u64::from(digit) << bits;
+        bits += 30;
+        if bits >= 32 {
+            let [a, b, c, d, ..] = held.to_le_bytes();
+            words.push(u32::from_le_bytes([a, b, c, d]));
+            held >>= 32;
+            bits -= 32;
+        }
     }
-    Ok(Some(if negative { BigInt::from_biguint(Sign::Minus, number.magnitude().clone()) } else { number }))
+    let [a, b, c, d, ..] = held.to_le_bytes();
+    words.push(u32::from_le_bytes([a, b, c, d]));
+    Ok(Some(BigInt::from_slice(if negative { Sign::Minus } else { Sign::Plus }, &words)))
 }

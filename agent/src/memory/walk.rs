@@ -51,6 +51,12 @@ impl<'a> Attempt<'a> {
         Image::of(&mut self.heap.space)
     }
 
+    /// Tells whether what has been guarded so far is no longer what it was.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        let guards = self.heap.space.take_guards(0);
+        !guards.is_empty() && matches!(self.heap.space.holds_still(&guards), Ok(false))
+    }
+
     /// Walks, starting from what is known; leaves behind what is known afterwards.
     pub(crate) fn run(&mut self, known: &mut Option<Known>) -> Result<Answer, Error> {
         let warm = known.take().filter(|known| known.options == *self.options);
@@ -185,6 +191,7 @@ impl<'a> Attempt<'a> {
     fn check(&mut self, answer: &mut Answer) -> Result<(), Error> {
         let guards = self.heap.space.take_guards(0);
         if !self.heap.space.holds_still(&guards)? {
+            self.heap.space.guard_all(guards);
             return Err(Error::Changed);
         }
         for (address, guards) in std::mem::take(&mut self.unbound) {

@@ -102,3 +102,11 @@ pub(crate) fn complete(reading: Reading) -> Reading {
     assert_eq!(reading.outcome, Outcome::Complete);
     reading
 }
+
+/// A virtual environment with these packages, made on first use by `tests/venv`.
+pub(crate) fn venv(python: &Path, name: &str, packages: &[&str]) -> PathBuf {
+    let output = Command::new(tests_dir().join("venv")).arg(python).arg(name).args(packages).output();
+    let output = output.expect("tests/venv runs");
+    assert!(output.status.success(), "tests/venv: {}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).expect("text").trim_end())
+}
