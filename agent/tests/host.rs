@@ -327,7 +327,7 @@ async fn look(discovery: &mut Discovery, reader: &mut Reader, wanted: impl Fn(&S
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), looking).await.expect("the unit comes up in time")
+    tokio::time::timeout(Duration::from_mins(1), looking).await.expect("the unit comes up in time")
 }
 
 #[tokio::test(flavor = "current_thread")]
