@@ -7,6 +7,7 @@ use crate::judge::{WorkerJudged, against_source};
 use crate::process::{Process, Role, Unit};
 use crate::reading::{Cost, Outcome};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use unstale_protocol::ids::Pid;
 
@@ -92,6 +93,15 @@ fn add(inspection: &mut Inspection, unit: &Arc<Unit>, process: &Process, sight: 
     let is_asked_for = !options.pids.is_empty();
     match &sight.reading.outcome {
         Outcome::Complete if !options.roots.is_empty() && !lies_below(&sight.code, &options.roots) => return,
+        // Where its code lies is not known: its directory and its command line tell whether it can be meant.
+        outcome
+            if *outcome != Outcome::Complete
+                && !options.roots.is_empty()
+                && !is_asked_for
+                && !may_lie_below(process, &options.roots) =>
+        {
+            return;
+        }
         // What ended meanwhile holds nothing.
         Outcome::Gone if !is_asked_for => return,
         Outcome::Denied(_) if process.uid != options.uid && !is_asked_for && options.roots.is_empty() => {
@@ -117,4 +127,48 @@ fn add(inspection: &mut Inspection, unit: &Arc<Unit>, process: &Process, sight: 
         judged,
         cost: sight.reading.cost,
     });
+}
+
+/// Tells whether a process that was not read could have code below one of the roots: its directory or an argument
+/// lies there, or its directory cannot be seen.
+fn may_lie_below(process: &Process, roots: &[String]) -> bool {
+    let is_below = |path: &str| roots.iter().any(|root| Path::new(path).starts_with(root));
+    process.cwd.as_deref().is_none_or(is_below) || process.command.iter().any(|argument| is_below(argument))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Kind;
+    use unstale_protocol::ids::ProcessIdentity;
+
+    #[test]
+    fn what_cannot_be_read_is_left_out_only_where_it_plainly_runs_elsewhere() {
+        let check = |cwd: Option<&str>, command: &[&str], expected: bool| {
+            let process = Process {
+                identity: ProcessIdentity { pid: Pid(7), start_ticks: 1, pid_namespace: 0 },
+                parent: Pid(1),
+                uid: 0,
+                user: "root".to_owned(),
+                started_at_ms: 0,
+                command: command.iter().map(|&word| word.to_owned()).collect(),
+                kind: Kind::Python,
+                titled: false,
+                has_terminal: false,
+                cgroup: String::new(),
+                mount_namespace: 0,
+                caught_signals: 0,
+                cwd: cwd.map(str::to_owned),
+                environment: Vec::new(),
+                denied: None,
+            };
+            assert_eq!(may_lie_below(&process, &["/srv/shop".to_owned()]), expected, "{cwd:?} {command:?}");
+        };
+        check(Some("/srv/shop/app"), &["python"], true);
+        check(Some("/srv/shop"), &["python"], true);
+        check(Some("/"), &["/srv/shop/venv/bin/python", "-m", "app"], true);
+        check(None, &["python"], true);
+        check(Some("/srv/shopping"), &["python", "-m", "shop"], false);
+        check(Some("/srv/other"), &["python"], false);
+    }
 }
