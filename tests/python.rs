@@ -216,13 +216,13 @@ fn a_master_that_does_not_preload_holds_no_enum_and_its_workers_do() {
     let gunicorn = start_alone(&place, &app, "gunicorn", &gunicorn_command(&venv, &socket, &[]));
     wait_for_web(&socket);
     let workers = wait_for_children(gunicorn.pid(), 2);
+    let all_are = |answer: &Value, verdict: &str| {
+        workers.iter().all(|pid| verdicts(answer).contains(&(*pid, verdict.to_owned())))
+    };
+    // Both have imported the app: a worker that imports it after the edit would be fresh.
+    eventually("both workers are fresh", 30, || inspect(&app.code), |seen| all_are(seen, "fresh"));
     app.edit("enums.py", r#"HUBSPOT = "HUBSPOT""#, r#"HUBSPOT = "hubspot""#);
-    let answer = eventually(
-        "both workers are read",
-        20,
-        || inspect(&app.code),
-        |seen| workers.iter().all(|pid| verdicts(seen).contains(&(*pid, "stale".to_owned()))),
-    );
+    let answer = eventually("both workers are read", 20, || inspect(&app.code), |seen| all_are(seen, "stale"));
     assert!(!verdicts(&answer).contains(&(gunicorn.pid(), "stale".to_owned())), "{answer:#}");
 }
 
@@ -302,7 +302,7 @@ fn a_source_that_vanished_is_not_fresh() {
     fs::remove_file(app.source("enums.py")).expect("the source");
     let answer = inspect(&app.code);
     assert_ne!(only(&answer)["verdict"], "fresh", "{answer:#}");
-    assert!(answer.to_string().contains("enums.py"), "{answer:#}");
+    assert!(answer.to_string().contains("its source is gone"), "{answer:#}");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn reading_forces_no_context_switch_on_a_sleeping_worker_and_leaves_its_memory_a
         fs::read_to_string(format!("/proc/{}/smaps_rollup", worker.pid()))
             .expect("its memory")
             .lines()
-            .filter(|line| line.starts_with("Private"))
+            .filter(|line| line.starts_with("Private_Dirty"))
             .map(str::to_owned)
             .collect()
     };
@@ -346,27 +346,6 @@ fn reading_forces_no_context_switch_on_a_sleeping_worker_and_leaves_its_memory_a
         inspect(&app.code);
     }
     assert_eq!((forced_switches(worker.pid()), private()), before);
-}
-
-#[test]
-fn a_class_defined_anew_all_the_time_is_never_read_as_a_mixture() {
-    let place = Place::new();
-    let app = App::new(&place, "shop");
-    let _worker = start_module(&place, &app, &newest().path, "reloading");
-    let whole = [json!([["A", "a1"], ["B", "b1"]]), json!([["A", "a2"], ["B", "b2"], ["C", "c2"]])];
-    let mut accepted = 0;
-    for _ in 0..40 {
-        let answer = inspect(&app.code);
-        let worker = only(&answer);
-        for seen in array(worker, "enums").iter().filter(|seen| seen["enum"] == "shop.turn:Turn") {
-            let judged = seen["verdict"] == "fresh" || seen["verdict"] == "stale";
-            if judged {
-                accepted += 1;
-                assert!(whole.contains(&seen["layers"]["memory"]["members"]), "{seen:#}");
-            }
-        }
-    }
-    assert!(accepted <= 40);
 }
 
 #[test]
