@@ -237,6 +237,9 @@ pub struct SlotReport {
     pub slot: SlotId,
     /// The life of the unit in it, where there is one.
     pub unit: Option<UnitId>,
+    /// The life that was last seen in it, where nothing is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_unit: Option<UnitId>,
     /// Its root.
     pub identity: Option<ProcessIdentity>,
     /// Pools it is charged to.

@@ -3,9 +3,13 @@
 use super::code::files;
 use super::{Eyes, LookOptions};
 use crate::lookup::{Located, Query};
+use crate::preflight::{ImportNeed, imports_needed, provides};
 use crate::process::Unit;
+use crate::python::ir::Summary;
+use crate::python::link::ModuleKind;
 use crate::reading::{Interpreter, LoadedModule, Outcome};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use unstale_protocol::ids::ProcessIdentity;
 
 /// What the pre-flight says.
@@ -15,6 +19,13 @@ pub enum Preflight {
     Clear,
     /// The unit would not start, or it cannot be said; the text names module and line.
     Refused(String),
+}
+
+/// One first-party module at the next start.
+struct Module {
+    path: String,
+    kind: ModuleKind,
+    summary: Arc<Summary>,
 }
 
 impl Eyes {
@@ -79,20 +90,79 @@ impl Eyes {
         }
         let wanted: Vec<String> = paths.values().cloned().collect();
         let mut found = files(&mut self.reader, &mut self.parser, &mut self.summaries, identity, &wanted, None).await;
+        let mut parsed: BTreeMap<String, Module> = BTreeMap::new();
         for (name, path) in paths {
             match found.remove(&path) {
-                Some(Ok(file)) => {
-                    if let Err(why) = file.what {
-                        return Err(format!("{name}: {path}: {why}"));
+                Some(Ok(file)) => match file.what {
+                    Ok(summary) => {
+                        let is_package = path.ends_with("/__init__.py");
+                        let kind = if is_package { ModuleKind::Package } else { ModuleKind::Module };
+                        parsed.insert(name, Module { path, kind, summary });
                     }
-                }
+                    Err(why) => return Err(format!("{name}: {path}: {why}")),
+                },
                 Some(Err(why)) => return Err(format!("{name}: {path}: {why}")),
                 // Two names of one file: it was checked under the other.
                 None => {}
             }
         }
+        self.check_imports(identity, &parsed, query).await
+    }
+
+    /// First-party imports must lead to a file, or to a name that the imported module may define.
+    async fn check_imports(
+        &mut self,
+        identity: ProcessIdentity,
+        modules: &BTreeMap<String, Module>,
+        query: &(dyn Fn(Vec<LoadedModule>) -> Query + Sync),
+    ) -> Result<(), String> {
+        let tops: BTreeSet<&str> = modules.keys().map(|name| top(name)).collect();
+        let mut wanted: BTreeMap<String, (&Module, ImportNeed)> = BTreeMap::new();
+        for (name, module) in modules {
+            for need in imports_needed(&module.summary, name, module.kind) {
+                if !need.module.starts_with('.') && !tops.contains(top(&need.module)) {
+                    continue;
+                }
+                for file in files_needed(&need, modules) {
+                    wanted.entry(file).or_insert_with(|| (module, need.clone()));
+                }
+            }
+        }
+        let asked: Vec<LoadedModule> = wanted.keys().map(|name| unloaded(name)).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let lookup = self.reader.find(identity, query(asked)).await.map_err(|error| error.to_string())?;
+        for finding in lookup.findings {
+            if let (Located::Absent { .. }, Some((module, need))) = (&finding.next, wanted.get(&finding.module)) {
+                return Err(format!(
+                    "{}:{} imports {}, which leads to no file",
+                    module.path, need.line, finding.module
+                ));
+            }
+        }
         Ok(())
     }
+}
+
+/// Returns the modules whose files an import needs, those that are known to be there left out.
+fn files_needed(need: &ImportNeed, modules: &BTreeMap<String, Module>) -> Vec<String> {
+    let Some(known) = modules.get(&need.module) else { return vec![need.module.clone()] };
+    let submodule = |name: &String| format!("{}.{name}", need.module);
+    need.names
+        .iter()
+        .filter(|name| !provides(&known.summary, name))
+        .map(submodule)
+        .filter(|name| !modules.contains_key(name))
+        .collect()
+}
+
+fn top(module: &str) -> &str {
+    module.split('.').next().unwrap_or(module)
+}
+
+fn unloaded(name: &str) -> LoadedModule {
+    LoadedModule { name: name.to_owned(), file: None, spec_name: None, initializing: false }
 }
 
 fn variable(process: &crate::process::Process, name: &str) -> Option<String> {

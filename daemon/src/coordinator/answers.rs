@@ -233,7 +233,7 @@ pub(super) fn choose(machine: &Coordinator, selectors: &[Selector]) -> Vec<(Host
 fn is_chosen(selector: &Selector, report: &Report, slot: &SlotReport) -> bool {
     match selector {
         Selector::Host(name) => report.host == *name,
-        Selector::Unit(id) => slot.unit.as_ref() == Some(id),
+        Selector::Unit(id) => slot.unit.as_ref().or(slot.last_unit.as_ref()) == Some(id),
         Selector::Slot(id) => slot.slot == *id,
         Selector::Pool(name) => slot.pools.contains(name),
         Selector::App(name) => slot.apps.contains_key(name),

@@ -364,9 +364,9 @@ fn unit_status(host: &HostName, slot: &SlotReport, app: &AppName) -> UnitStatus 
     UnitStatus {
         host: host.clone(),
         slot: slot.slot.clone(),
-        unit: slot.unit.clone(),
+        unit: slot.unit.clone().or_else(|| slot.last_unit.clone()),
         phase: slot.phase,
-        verdict: slot.apps.get(app).map(|judged| judged.verdict),
+        verdict: slot.unit.as_ref().and_then(|_| slot.apps.get(app)).map(|judged| judged.verdict),
         because: slot.because.clone(),
         done: slot.done.clone(),
     }

@@ -139,6 +139,9 @@ pub struct SlotRecord {
     /// Apps it belongs to while nothing is up in it.
     #[serde(default)]
     pub apps: BTreeMap<AppName, Revision>,
+    /// The life of the unit that was last seen in it.
+    #[serde(default)]
+    pub last_unit: Option<UnitId>,
 }
 
 /// A failed action. It is not tried again within the same attempt.

@@ -1,5 +1,6 @@
 //! What the host says about itself: a summary always, detail as far as there is room.
 
+use super::input::{UnitJudgement, UnitView};
 use super::slot::Slot;
 use super::{Action, Host};
 use crate::ids::{AppName, PoolName, Revision};
@@ -130,14 +131,10 @@ impl Host {
                 SlotReport {
                     slot: id.clone(),
                     unit: view.map(|view| view.unit.clone()),
+                    last_unit: if view.is_none() { slot.record.last_unit.clone() } else { None },
                     identity: view.map(|view| view.root),
                     pools: slot.record.pools.clone(),
-                    apps: view.map_or_else(BTreeMap::new, |view| {
-                        view.apps
-                            .iter()
-                            .map(|(name, app)| (name.clone(), SlotJudgement { verdict: app.verdict, cure: app.cure }))
-                            .collect()
-                    }),
+                    apps: view.map_or_else(|| vacant_apps(slot), seen_apps),
                     phase,
                     because,
                     done: slot.record.done.clone(),
@@ -164,6 +161,17 @@ fn truncate(reports: &mut Vec<SlotReport>) -> u32 {
     let omitted = u32::try_from(reports.len() - kept).unwrap_or(u32::MAX);
     reports.truncate(kept);
     omitted
+}
+
+fn seen_apps(view: &UnitView) -> BTreeMap<AppName, SlotJudgement> {
+    let judged = |app: &UnitJudgement| SlotJudgement { verdict: app.verdict, cure: app.cure };
+    view.apps.iter().map(|(name, app)| (name.clone(), judged(app))).collect()
+}
+
+/// A slot in which nothing is up still belongs to its apps; there is nothing to judge.
+fn vacant_apps(slot: &Slot) -> BTreeMap<AppName, SlotJudgement> {
+    let nothing = || SlotJudgement { verdict: Verdict::Untracked, cure: Cure::None };
+    slot.record.apps.keys().map(|name| (name.clone(), nothing())).collect()
 }
 
 /// Lower comes first: what uses budget, then what is not fresh, then what has changed.

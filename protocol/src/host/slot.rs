@@ -34,6 +34,7 @@ impl Slot {
         self.vacancy = None;
         self.forget = false;
         self.record.pools.clone_from(&unit.pools);
+        self.record.last_unit = Some(unit.unit.clone());
         self.record.apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision)).collect();
         if let Some(action) = &mut self.action {
             action.handle_sight(&Sight::Up(unit.root), now);
