@@ -217,7 +217,6 @@ impl Surroundings {
     }
 
     /// Returns `$XDG_CACHE_HOME`, else `~/.cache`.
-    #[expect(dead_code, reason = "the demo keeps its virtual environment there")]
     pub(crate) fn cache_home(&self) -> Option<PathBuf> {
         self.under(self.cache_home.as_ref(), ".cache")
     }
