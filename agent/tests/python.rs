@@ -12,6 +12,7 @@ use unstale_agent::python::DefinedEnum;
 use unstale_agent::python::ir::Summary;
 use unstale_agent::python::link::{ModuleKind, Project};
 use unstale_agent::{bytecode, source};
+use unstale_protocol::binding::Sends;
 use unstale_protocol::ids::PythonVersion;
 use unstale_protocol::value::Value;
 
@@ -192,4 +193,69 @@ fn damaged_bytecode_does_no_harm() {
             }
         }
     }
+}
+
+/// Holds the bindings of `modules` against what SQLAlchemy itself makes of them.
+fn check_bindings(requirements: &[&str], name: &str, modules: &[&str], unresolved: &[&str]) {
+    let interpreter = harness::venv(name, requirements);
+    let real = interpreter.bindings(modules);
+    let mut project = Project::new(interpreter.version);
+    for (name, (kind, summary)) in from_source(&modules_below(&fixtures())) {
+        project.insert(name, kind, summary);
+    }
+    let mut compiled = Project::new(interpreter.version);
+    for (name, kind, pyc) in interpreter.compile(&modules_below(&fixtures())) {
+        compiled.insert(name, kind, Arc::new(bytecode::summarize(&pyc, interpreter.version).expect("bytecode")));
+    }
+    for (layer, project) in [("source", project), ("bytecode", compiled)] {
+        let mut found = BTreeMap::new();
+        let mut plain = std::collections::BTreeSet::new();
+        for module in modules {
+            let evaluated = project.definitions(module);
+            found.extend(evaluated.bindings.into_iter().map(|binding| (binding.column.to_string(), binding)));
+            for mapped in evaluated.mapped {
+                plain.extend(mapped.plain.iter().map(|column| format!("{}.{column}", mapped.name)));
+            }
+        }
+        let wanted: Vec<_> = real.iter().filter(|(_, real)| real.is_some()).map(|(name, _)| name).collect();
+        assert_eq!(found.keys().collect::<Vec<_>>(), wanted, "{layer}");
+        for (column, real) in &real {
+            let Some(real) = real else {
+                continue;
+            };
+            assert!(!plain.contains(column), "{layer}: {column} is said to be plain");
+            let ours = &found[column];
+            assert_eq!(ours.enum_name.as_ref().map(ToString::to_string), real.enum_name, "{layer}: {column}");
+            assert_eq!(ours.type_name, real.name, "{layer}: {column}");
+            assert_eq!(ours.schema, real.schema, "{layer}: {column}");
+            assert_eq!(ours.native, real.native, "{layer}: {column}");
+            if unresolved.iter().any(|name| column.ends_with(name)) {
+                assert!(matches!(ours.sends, Some(Sends::Unresolved { .. })), "{layer}: {column}: {ours:?}");
+                continue;
+            }
+            let labels: Vec<_> = ours.labels.iter().map(|label| label.text().unwrap_or("?").to_owned()).collect();
+            assert_eq!(labels, real.labels, "{layer}: {column}: {ours:?}");
+        }
+        for column in &plain {
+            assert_eq!(real.get(column), Some(&None), "{layer}: {column} is said to be plain");
+        }
+    }
+}
+
+#[test]
+fn bindings_are_those_of_sqlalchemy_1_4() {
+    check_bindings(&["sqlalchemy>=1.4,<2.0"], "bind-sa14", &["bound.classic"], &[".members"]);
+}
+
+#[test]
+fn bindings_are_those_of_sqlalchemy_2_0() {
+    let modules = ["bound.classic", "bound.annotated", "bound.models"];
+    check_bindings(&["sqlalchemy>=2.0,<2.1", "sqlmodel"], "bind-sa20", &modules, &[".members"]);
+}
+
+#[test]
+fn choices_are_those_of_django() {
+    let interpreter = harness::venv("bind-dj", &["django"]);
+    let fixtures = modules_below(&fixtures());
+    check(&interpreter, "source", &evaluate(&from_source(&fixtures), interpreter.version), &["choices"], true);
 }

@@ -213,3 +213,41 @@ impl Random {
         usize::try_from(number).expect("31 bits") % limit.max(1)
     }
 }
+
+/// A virtual environment with what is required, made once.
+pub(crate) fn venv(name: &str, requirements: &[&str]) -> Interpreter {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/venv");
+    let output = Command::new(script).args(["python3", name]).args(requirements).output().expect("tests/venv runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("bin/python");
+    let script = "import sys; print(sys.version_info[1])";
+    let output = Command::new(&path).args(["-I", "-c", script]).output().expect("the interpreter runs");
+    let minor = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+    Interpreter { path, version: PythonVersion::three(minor) }
+}
+
+/// One column as SQLAlchemy has it.
+#[derive(Debug, PartialEq, serde::Deserialize)]
+pub(crate) struct RealBinding {
+    #[serde(rename = "enum")]
+    pub(crate) enum_name: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) schema: Option<String>,
+    pub(crate) native: bool,
+    pub(crate) labels: Vec<String>,
+}
+
+impl Interpreter {
+    /// Returns the columns of the mapped classes in `modules`; `None` for those of no `Enum` type.
+    pub(crate) fn bindings(&self, modules: &[&str]) -> BTreeMap<String, Option<RealBinding>> {
+        let output = Command::new(&self.path)
+            .args(["-E", "-s", "-B", "-W", "ignore"])
+            .arg(fixtures().join("dump_bindings.py"))
+            .arg(fixtures())
+            .args(modules)
+            .output()
+            .expect("the interpreter runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("an answer")
+    }
+}

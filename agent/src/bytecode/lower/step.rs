@@ -149,7 +149,7 @@ impl Machine<'_, '_> {
                 let mut deepest = 0;
                 let mut pairs = Vec::new();
                 while let (Some(key), Some(value)) = (symbols.next(), symbols.next()) {
-                    let ((key, a), (value, b)) = (key.into_expr(), value.into_expr());
+                    let ((key, a), (value, b)) = (key.into_expr(), self.plain(value));
                     deepest = deepest.max(a).max(b);
                     pairs.push((Some(key), value));
                 }
@@ -164,7 +164,7 @@ impl Machine<'_, '_> {
                 };
                 let mut deepest = 0;
                 let pairs = keys.into_iter().zip(values).map(|(key, value)| {
-                    let (value, depth) = value.into_expr();
+                    let (value, depth) = self.plain(value);
                     deepest = deepest.max(depth);
                     (Some(Expr::Constant(key)), value)
                 });
@@ -221,7 +221,7 @@ impl Machine<'_, '_> {
     fn build(&mut self, count: usize, make: fn(Vec<Expr>) -> Expr) {
         let mut deepest = 0;
         let items = self.pop_many(count).into_iter().map(|symbol| {
-            let (expr, depth) = symbol.into_expr();
+            let (expr, depth) = self.plain(symbol);
             deepest = deepest.max(depth);
             expr
         });
