@@ -224,7 +224,7 @@ fn check_bindings(requirements: &[&str], name: &str, modules: &[&str], unresolve
                 continue;
             };
             assert!(!plain.contains(column), "{layer}: {column} is said to be plain");
-            let ours = &found[column];
+            let ours = found.get(column).expect("was found");
             assert_eq!(ours.enum_name.as_ref().map(ToString::to_string), real.enum_name, "{layer}: {column}");
             assert_eq!(ours.type_name, real.name, "{layer}: {column}");
             assert_eq!(ours.schema, real.schema, "{layer}: {column}");
