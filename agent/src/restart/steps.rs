@@ -10,6 +10,9 @@ use unstale_protocol::time::Moment;
 /// How often, and how far apart, a supervisor is asked whether it has noticed that a process ended.
 const NOTICES: usize = 50;
 const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is asked whether a stop is over. supervisord's `TERM` is lost on a child that it has just forked; it
+/// kills that one after `stopwaitsecs`, 10 s by default.
+const STOPS: usize = 300;
 
 /// Why a step could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,7 +164,7 @@ impl Hands {
             told => told?,
         };
         let mut seen = self.state(plan).await;
-        for _ in 0..NOTICES {
+        for _ in 0..STOPS {
             if matches!(seen, SlotState::Stopped | SlotState::Gone | SlotState::GaveUp { .. }) {
                 return Ok(told);
             }
