@@ -132,7 +132,7 @@ impl Command {
             Self::Pause(args) | Self::Abort(args) => args.output.output,
             Self::Resume(args) => args.hand.output.output,
             Self::Doctor(args) => args.output.output,
-            Self::State(StateCommand::Dump(_)) => Output::Json,
+            Self::State(StateCommand::Dump(_)) => Output::Text,
             Self::Up(_) | Self::Demo(_) | Self::Reader | Self::Parser | Self::Purge => Output::Text,
         }
     }

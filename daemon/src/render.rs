@@ -13,22 +13,11 @@ pub(crate) mod style;
 pub(crate) mod why;
 
 use std::time::Duration;
+use unstale_agent::display::escape;
 
-/// Returns foreign text with everything replaced that a terminal could take for a command, or that would
-/// hide or reorder what is read: control characters, bidirectional and invisible format characters.
+/// Returns foreign text with everything escaped that could command a terminal or deceive its reader.
 pub(crate) fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\r' | '\t' => out.extend(c.escape_default()),
-            _ if c.is_control() => out.extend(c.escape_unicode()),
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
-                out.extend(c.escape_unicode());
-            }
-            _ => out.push(c),
-        }
-    }
-    out
+    escape::terminal(text).into_owned()
 }
 
 /// Returns `1 unit`, `2 units`.
@@ -77,9 +66,9 @@ mod tests {
     fn foreign_text_cannot_command_a_terminal() {
         let check = |text: &str, want: &str| assert_eq!(plain(text), want);
         check("celery -A shop", "celery -A shop");
-        check("\x1b[2J\x1b]0;x\x07", "\\u{1b}[2J\\u{1b}]0;x\\u{7}");
+        check("\x1b[2J\x1b]0;x\x07", "\\x1b[2J\\x1b]0;x\\x07");
         check("a\nb\tc", "a\\nb\\tc");
-        check("\u{9b}31m", "\\u{9b}31m");
+        check("\u{9b}31m", "\\x9b31m");
         check("evil\u{202e}txt", "evil\\u{202e}txt");
         check("größe \u{1f600}", "größe \u{1f600}");
     }

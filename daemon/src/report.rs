@@ -10,6 +10,7 @@ use crate::http::SocketError;
 use crate::store::StoreError;
 use serde::Serialize;
 use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -96,9 +97,23 @@ pub(crate) fn answer(text: &str) {
 /// Prints one JSON object on stdout, on a line of its own.
 pub(crate) fn answer_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => answer(&(text + "\n")),
+        Ok(text) => answer(&(inert(&text) + "\n")),
         Err(error) => note(&format!("error: cannot write the answer as JSON: {error}")),
     }
+}
+
+/// Escapes in JSON text what its encoder leaves as it is and a terminal could take for a command: DEL and the C1
+/// controls. Outside of strings JSON has none of them.
+fn inert(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if matches!(c, '\u{7f}'..='\u{9f}') {
+            // Writing to a String cannot fail.
+            write!(text, "\\u{:04x}", u32::from(c)).unwrap_or_default();
+        } else {
+            text.push(c);
+        }
+        text
+    })
 }
 
 /// Prints a line for people on stderr.
@@ -192,6 +207,14 @@ mod tests {
         let explained = explain(&error);
         assert_eq!((explained.code, explained.exit), ("state-locked", Exit::Error));
         assert!(explained.help.is_some());
+    }
+
+    #[test]
+    fn json_cannot_command_a_terminal_and_means_the_same() {
+        let text = serde_json::to_string("\u{9b}2J \u{7f} \u{1b} ok").unwrap();
+        let shown = inert(&text);
+        assert!(shown.chars().all(|c| !c.is_control()), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), "\u{9b}2J \u{7f} \u{1b} ok");
     }
 
     #[test]

@@ -89,9 +89,6 @@ pub(crate) struct HandRequest {
 pub(crate) struct DrainRequest {
     /// What to drain; several are *or*.
     pub(crate) selectors: Vec<Selector>,
-    /// When a unit is called slow, in milliseconds.
-    #[serde(default)]
-    pub(crate) grace_ms: Option<u64>,
     /// When the drain gives up, in milliseconds; never where left out.
     #[serde(default)]
     pub(crate) deadline_ms: Option<u64>,

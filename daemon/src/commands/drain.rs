@@ -3,11 +3,13 @@
 use crate::api::{Drain, DrainRequest, DrainStanding, Drains, Status};
 use crate::cli::{DrainArgs, LogArgs, Output, Selector, Span, Surroundings, UndrainArgs};
 use crate::client::{Client, encoded};
+use crate::clock::Clock;
 use crate::render;
 use crate::render::progress::Progress;
 use crate::report::{self, Exit};
 use anyhow::bail;
 use std::time::Duration;
+use unstale_protocol::time::Moment;
 
 /// How often the drains are read again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,7 +22,6 @@ pub(super) async fn run(args: DrainArgs, log: LogArgs, surroundings: Surrounding
     };
     let request = DrainRequest {
         selectors: args.selectors,
-        grace_ms: ms(args.grace),
         deadline_ms: ms(args.deadline),
         force: args.force,
         dry_run: args.dry_run,
@@ -30,7 +31,7 @@ pub(super) async fn run(args: DrainArgs, log: LogArgs, surroundings: Surrounding
         print(&asked, args.output.output);
         return Ok(if asked.drains.is_empty() { Exit::Unknown } else { Exit::Clean });
     }
-    let (drains, ended) = wait(&client, &asked, args.timeout.limit(), log).await?;
+    let (drains, ended) = wait(&client, &asked, args.timeout.limit(), args.grace.and_then(Span::limit), log).await?;
     print(&drains, args.output.output);
     Ok(ended.unwrap_or_else(|| exit(&drains)))
 }
@@ -47,7 +48,7 @@ pub(super) async fn undo(args: UndrainArgs, log: LogArgs, surroundings: Surround
         let answer: Drains = client.delete(&format!("/v1/drains/{}", encoded(&drain.id))).await?;
         asked.drains.extend(answer.drains);
     }
-    let (drains, ended) = wait(&client, &asked, Some(Duration::from_mins(15)), log).await?;
+    let (drains, ended) = wait(&client, &asked, Some(Duration::from_mins(15)), None, log).await?;
     print(&drains, args.output.output);
     Ok(ended.unwrap_or_else(|| exit(&drains)))
 }
@@ -67,17 +68,21 @@ fn is_chosen(drain: &Drain, selectors: &[Selector], status: &Status) -> bool {
     })
 }
 
-/// Waits until every drain that was asked for has ended. A wait that ends first says how.
+/// Waits until every drain that was asked for has ended. A wait that ends first says how. Units that are not done
+/// after `grace` are called slow, once.
 async fn wait(
     client: &Client,
     asked: &Drains,
     limit: Option<Duration>,
+    grace: Option<Duration>,
     log: LogArgs,
 ) -> anyhow::Result<(Drains, Option<Exit>)> {
     let ids: Vec<&str> = asked.drains.iter().map(|drain| drain.id.as_str()).collect();
     let mut progress =
         Progress::start(log, &format!("waiting for {}", render::count(u32::try_from(ids.len())?, "unit")));
     let mut drains = asked.clone();
+    let clock = Clock::start();
+    let mut slow_at = grace.map(|grace| Moment::default().after(grace));
     let watch = async {
         loop {
             if drains.drains.iter().all(|drain| drain.standing.is_end()) {
@@ -88,9 +93,15 @@ async fn wait(
             for drain in &mut drains.drains {
                 match status.drains.iter().find(|now| now.id == drain.id) {
                     Some(now) => drain.clone_from(now),
-                    // What was given back is no longer listed.
-                    None if drain.standing == DrainStanding::Returning => drain.standing = DrainStanding::Returned,
+                    // What is given back is no longer listed as a drain.
+                    None if drain.standing == DrainStanding::Returning => look_for_return(drain, &status),
                     None => {}
+                }
+            }
+            if slow_at.is_some_and(|at| clock.now() >= at) {
+                slow_at = None;
+                for drain in drains.drains.iter().filter(|drain| !drain.standing.is_end()) {
+                    progress.say(&render::plain(&format!("{} is slow: {}", drain.slot, drain.because)));
                 }
             }
             if let Some(open) = drains.drains.iter().find(|drain| render::status::is_open(drain.standing)) {
@@ -120,6 +131,22 @@ async fn wait(
         _ => {}
     }
     Ok((drains, ended))
+}
+
+/// A unit is back once it is up; a slot that its host no longer names holds no announced app any more.
+fn look_for_return(drain: &mut Drain, status: &Status) {
+    let host = status.hosts.iter().find(|host| host.host == drain.host);
+    let slot = host.and_then(|host| host.slots.iter().find(|slot| slot.slot == drain.slot));
+    let Some(slot) = slot else {
+        drain.standing = DrainStanding::Returned;
+        return;
+    };
+    drain.because.clone_from(&slot.because);
+    match slot.phase.as_str() {
+        "up" => drain.standing = DrainStanding::Returned,
+        "failed" | "gone" => drain.standing = DrainStanding::Failed,
+        _ => {}
+    }
 }
 
 fn print(drains: &Drains, form: Output) {

@@ -205,7 +205,7 @@ mod tests {
           2 files of stale bytecode removed
           1 untracked enum outside verdicts: values that no source text determines
           failed in 4.1 s  celery:4711  web-3
-              because it ended 2 s after its start\u{1b}[31m
+              because it ended 2 s after its start\x1b[31m
           Look with `unstale status shop`, then `unstale resume shop@7` or `unstale abort shop@7`.
         "#);
     }

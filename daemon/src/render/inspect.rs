@@ -337,7 +337,7 @@ pub(super) mod tests {
         };
         insta::assert_snapshot!(shown(&inspect), @r#"
         stale  celery:4711 + 2 children  (shop, systemd shop.service, Python 3.11.7)
-               celery -A shop\u{1b}[2J worker
+               celery -A shop\x1b[2J worker
             app.enums:CrmType  because memory differs from its source
               HUBSPOT = "HUBSPOT"  ->  "hubspot"
               OLD = 1  ->  gone
@@ -363,7 +363,7 @@ pub(super) mod tests {
         };
         insta::assert_snapshot!(shown(&inspect), @r#"
         unknown  celery:4711  (shop, systemd shop.service, Python 3.11.7)
-               celery -A shop\u{1b}[2J worker
+               celery -A shop\x1b[2J worker
             because its memory may not be read: run as root, or grant CAP_SYS_PTRACE
 
         1 worker in 1 unit: 0 fresh, 0 stale, 1 unknown

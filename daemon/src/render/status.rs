@@ -177,7 +177,7 @@ mod tests {
         insta::assert_snapshot!(anstream::adapter::strip_str(&text(&status)).to_string(), @r#"
         shop@7  in progress
           because web-3 is not done
-          by deploy, sha=abc\u{7}
+          by deploy, sha=abc\x07
 
         web-3  reporting  1.5 s ago  shop@7  1 stale, 3 fresh
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::Command;
 
-const PACKAGES: [&str; 3] = ["celery", "sqlalchemy", "supervisor"];
+/// Major versions that the demo is known to play with.
+const PACKAGES: [&str; 3] = ["celery>=5.3,<6", "sqlalchemy>=1.4,<3", "supervisor>=4.2,<5"];
+const NAMES: &str = "celery, sqlalchemy and supervisor";
 /// Written last: an environment without it is not whole.
 const READY: &str = "unstale-demo-ready";
 
@@ -20,7 +22,7 @@ pub(super) async fn prepare(args: &DemoArgs, surroundings: &Surroundings) -> any
         let venv = venv.canonicalize().with_context(|| format!("cannot use --venv `{}`", venv.display()))?;
         for program in ["python", "celery", "supervisord"] {
             if !venv.join("bin").join(program).exists() {
-                bail!("`{}` has no bin/{program}: it needs {}", venv.display(), PACKAGES.join(", "));
+                bail!("`{}` has no bin/{program}: it needs {NAMES}", venv.display());
             }
         }
         return Ok(venv);
@@ -36,8 +38,7 @@ pub(super) async fn prepare(args: &DemoArgs, surroundings: &Surroundings) -> any
         return Ok(venv);
     }
     report::note(&format!(
-        "Once only: a virtual environment with {} is made in {} (a minute or two).",
-        PACKAGES.join(", "),
+        "Once only: a virtual environment with {NAMES} is made in {} (a minute or two).",
         venv.display()
     ));
     std::fs::create_dir_all(&cache).with_context(|| format!("cannot make `{}`", cache.display()))?;
@@ -58,10 +59,7 @@ pub(super) async fn prepare(args: &DemoArgs, surroundings: &Surroundings) -> any
         .await
         .context("cannot run pip")?;
     if !installed.success() {
-        bail!(
-            "pip could not install {}: look above for the reason, or give a --venv that has them",
-            PACKAGES.join(", ")
-        );
+        bail!("pip could not install {NAMES}: look above for the reason, or give a --venv that has them");
     }
     std::fs::write(venv.join(READY), PACKAGES.join("\n"))
         .with_context(|| format!("cannot write to `{}`", venv.display()))?;
