@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs the binary in surroundings of its own and returns what a person and a script see.
+#[expect(clippy::unwrap_used, reason = "a test whose program cannot be run has failed")]
 fn run(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_unstale"))
         .args(arguments)
@@ -22,6 +23,7 @@ fn run(directory: &Path, arguments: &[&str]) -> String {
     text.replace(&directory.display().to_string(), "DIR")
 }
 
+#[expect(clippy::unwrap_used, reason = "a test without a directory has failed")]
 fn ran(arguments: &[&str]) -> String {
     run(tempfile::tempdir().unwrap().path(), arguments)
 }
