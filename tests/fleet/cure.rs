@@ -25,7 +25,7 @@ fn a_flipped_enum_is_purged_restarted_and_proven_while_a_task_in_flight_finishes
     shop.app.flip();
 
     let waiting = Running::start(
-        shop.up.command(["broadcast", "--output", "json", "--app", "shop", "--timeout", "60s"]).arg(&shop.app.code),
+        shop.up.command(["broadcast", "--output", "json", "--app", "shop", "--timeout", "180s"]).arg(&shop.app.code),
         &shop.place.join("broadcast.log"),
     );
     // The worker drains: it takes nothing new, and goes on with what it has.
@@ -37,7 +37,7 @@ fn a_flipped_enum_is_purged_restarted_and_proven_while_a_task_in_flight_finishes
     shop.app.open_door("later");
     shop.app.wait_for_journal("end later", 60);
     let mut waiting = waiting;
-    assert_eq!(waiting.wait(60), 0, "{}", waiting.log());
+    assert_eq!(waiting.wait(200), 0, "{}", waiting.log());
 
     assert_eq!(shop.app.journal("start long").len(), 1);
     assert_eq!(shop.app.journal("end long").len(), 1);
@@ -289,12 +289,12 @@ fn systemd_brings_a_drained_celery_worker_back_as_pid_1_and_as_a_users_instance(
         app.wait_for_journal("start long", 20);
         app.flip();
         let mut command = systemd.unstale();
-        command.args(["broadcast", "--output", "json", "--app", "shop", "--timeout", "60s"]);
+        command.args(["broadcast", "--output", "json", "--app", "shop", "--timeout", "180s"]);
         command.arg("--coordinator").arg(format!("unix:{}", socket.display())).arg(&app.code);
         let mut waiting = Running::start(&mut command, &place.join("broadcast.log"));
         eventually("the worker drains", 30, || systemd.log("shop.service"), |log| log.contains("Warm shutdown"));
         app.open_door("long");
-        assert_eq!(waiting.wait(90), 0, "{instance:?} {restart}: {}", waiting.log());
+        assert_eq!(waiting.wait(200), 0, "{instance:?} {restart}: {}", waiting.log());
         assert_ne!(systemd.main_pid("shop.service"), old);
         assert_eq!(app.journal("start long").len(), 1);
         assert_eq!(app.journal("end long").len(), 1, "{instance:?} {restart}");

@@ -159,7 +159,10 @@ impl Up {
 
     /// Broadcasts the source in `code` as `app`, waits for the outcome, and returns the answer.
     pub(crate) fn broadcast(&self, app: &str, code: &Path, more: &[&str]) -> Answer {
-        let mut command = self.command(["broadcast", "--output", "json", "--app", app, "--timeout", "60s"]);
+        let mut command = self.command(["broadcast", "--output", "json", "--app", app]);
+        if !more.contains(&"--timeout") {
+            command.args(["--timeout", "180s"]);
+        }
         command.args(more).arg(code);
         answer(command)
     }
