@@ -13,11 +13,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The format that this version writes and reads.
 pub(crate) const FORMAT: u32 = 1;
 /// Memory that a store may keep pages in.
 const CACHE_BYTES: usize = 1 << 20;
+/// How often, and after which pause, the lock is tried again.
+const LOCK_TRIES: u32 = 20;
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
 
@@ -198,7 +202,7 @@ impl StateDir {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(|error| StoreError::io(&path, error))?;
-        match file.try_lock() {
+        match Self::patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
@@ -215,6 +219,18 @@ impl StateDir {
         };
         write(&mut file).map_err(|error| StoreError::io(&path, error))?;
         Ok(file)
+    }
+
+    /// Takes the lock; a holder that was killed just now is still on its way out and gets a moment to be gone.
+    #[expect(clippy::disallowed_methods, reason = "nothing runs yet that a moment of sleep could hold up")]
+    fn patiently(file: &File) -> Result<(), TryLockError> {
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_INTERVAL),
+                result => return result,
+            }
+        }
+        file.try_lock()
     }
 
     /// Opens a store of the directory, making it where it is missing.
