@@ -240,6 +240,10 @@ async fn take_survey(
     }
     // What is unchanged was seen again: the list of processes behind it is of this look.
     let scan = Scan { begun_at, full: survey.scan.full && survey.scan.begun_at == begun_at, ..survey.scan.clone() };
+    for (app, view) in &scan.apps {
+        let (files_right, stale_files, full) = (view.files_right, view.stale_files.len(), scan.full);
+        tracing::debug!(%app, full, files_right, stale_files, units = scan.units.len(), "looked");
+    }
     host.handle_scan(&scan, now);
     seen.send_replace(survey);
 }
