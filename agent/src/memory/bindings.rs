@@ -6,7 +6,7 @@
 //! `sql/sqltypes.py`, `sql/type_api.py` of those versions.
 
 use super::Error;
-use super::enums::standing;
+use super::enums::{fetch_bound, standing};
 use super::heap::{DICT_TYPE, Entry, Heap, MAX_BASES, Type};
 use super::modules::{ALL, Modules, Origin};
 use super::source::ByAddress;
@@ -72,8 +72,13 @@ pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, all: bool) -> Result<
     let classes = select(heap, modules, &managers, all)?;
     let mut found = Found::default();
     let mut labels = 0;
+    let mut tables = Vec::with_capacity(classes.len());
     for class in &classes {
-        let Some(table) = table_of(heap, class)? else { continue };
+        tables.push(table_of(heap, class)?);
+    }
+    fetch_tables(heap, &tables.iter().flatten().copied().collect::<Vec<u64>>())?;
+    for (class, table) in classes.iter().zip(tables) {
+        let Some(table) = table else { continue };
         let mapped = columns(heap, &kinds, class, table)?;
         labels += mapped.bindings.iter().map(|binding| binding.labels.len()).sum::<usize>();
         if labels > MAX_ALL_LABELS {
@@ -157,6 +162,7 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
         }
     }
     heap.fetch_dicts(&dicts, ALL)?;
+    heap.fetch_texts(wanted.iter().map(|(_, kind)| kind.qualname))?;
     let mut named = Vec::new();
     for (manager, kind) in wanted {
         heap.guard_dict(kind.dict)?;
@@ -174,6 +180,8 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
     indexes.sort_unstable();
     indexes.dedup();
     let module_dicts: ByAddress<usize, u64> = modules.dicts(heap, &indexes, ALL)?.into_iter().collect();
+    let place = |class: &Mapped| (module_dicts.get(&class.module).copied(), class.kind.address);
+    fetch_bound(heap, &named.iter().map(place).collect::<Vec<_>>())?;
     let mut bound = Vec::new();
     for class in named {
         let dict = module_dicts.get(&class.module).copied();
@@ -204,6 +212,71 @@ fn table_of(heap: &mut Heap<'_>, class: &Mapped) -> Result<Option<u64>, Error> {
         return Ok(None);
     }
     Ok(table)
+}
+
+/// Fetches all tables' columns and their types, level by level; what cannot be read is found out about
+/// when it is looked at.
+fn fetch_tables(heap: &mut Heap<'_>, tables: &[u64]) -> Result<(), Error> {
+    fetch_objects(heap, tables)?;
+    let found = each(heap, tables, "_columns");
+    fetch_objects(heap, &found)?;
+    let lists = each(heap, &found, "_collection");
+    for list in &lists {
+        heap.space.want(*list, heap.layout.header + 16);
+    }
+    heap.space.fetch()?;
+    for list in &lists {
+        let (Ok(count), Ok(items)) =
+            (heap.space.word(list + heap.layout.header), heap.space.pointer(list + heap.layout.header + 8))
+        else {
+            continue;
+        };
+        heap.space.want(items, count.min(MAX_COLUMNS) * 8);
+    }
+    heap.space.fetch()?;
+    let mut pairs = Vec::new();
+    for list in &lists {
+        pairs.extend(heap.list(*list, MAX_COLUMNS).unwrap_or_default());
+    }
+    for pair in &pairs {
+        heap.space.want_in_page(*pair, 64);
+    }
+    heap.space.fetch()?;
+    let mut columns = Vec::with_capacity(pairs.len());
+    for pair in pairs {
+        columns.extend(heap.tuple(pair, 8).unwrap_or_default().get(1).copied());
+    }
+    fetch_objects(heap, &columns)?;
+    let [names, types] = ["name", "type"].map(|name| own(heap, &columns, name));
+    fetch_objects(heap, &types)?;
+    let [labels, more @ ..] = ["enums", "name", "schema", "enum_class"].map(|name| own(heap, &types, name));
+    for object in labels.iter().chain(more.iter().flatten()) {
+        heap.space.want_in_page(*object, 96);
+    }
+    heap.fetch_texts(names)?;
+    let mut texts = Vec::new();
+    for list in labels {
+        texts.extend(heap.list(list, MAX_LABELS).unwrap_or_default());
+    }
+    heap.fetch_texts(texts)
+}
+
+/// Returns what each object has under a name in its instance dict.
+fn own(heap: &mut Heap<'_>, objects: &[u64], name: &'static str) -> Vec<u64> {
+    let mut found = Vec::with_capacity(objects.len());
+    for object in objects {
+        if let Ok(attributes) = heap.attributes(*object)
+            && let Ok(Some(entry)) = heap.find(&attributes, name)
+        {
+            found.push(entry.value);
+        }
+    }
+    found
+}
+
+/// Returns an attribute of each object that has it.
+fn each(heap: &mut Heap<'_>, objects: &[u64], name: &'static str) -> Vec<u64> {
+    objects.iter().filter_map(|object| attribute(heap, *object, name).ok().flatten()).collect()
 }
 
 fn columns(heap: &mut Heap<'_>, kinds: &Kinds, class: &Mapped, table: u64) -> Result<MappedClass, Error> {

@@ -42,7 +42,7 @@ pub(crate) struct Class {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) enums: Vec<LoadedEnum>,
-    /// Modules that hold them, by index, sorted.
+    /// Modules that hold them, by index.
     pub(crate) modules: Vec<usize>,
     /// Classes that are not bound, by place in `enums`, and what must hold still for them to count.
     pub(crate) unbound: Vec<(usize, Vec<Span>)>,
@@ -138,6 +138,8 @@ pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, root: u64, all: bool)
     let dicts: ByAddress<usize, u64> = modules.dicts(heap, &indexes, ALL)?.into_iter().collect();
     let qualnames: Vec<u64> = classes.iter().map(|class| class.kind.qualname).collect();
     heap.fetch_texts(qualnames)?;
+    let place = |class: &Class| (class.module.and_then(|index| dicts.get(&index)).copied(), class.address);
+    fetch_bound(heap, &classes.iter().map(place).collect::<Vec<_>>())?;
     for class in &mut classes {
         class.name.qualname = heap.text(class.kind.qualname)?.to_string();
         let dict = class.module.and_then(|index| dicts.get(&index)).copied();
@@ -148,9 +150,7 @@ pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, root: u64, all: bool)
             modules.guard(heap, index);
         }
     }
-    let mut found = members(heap, modules, &classes)?;
-    found.modules = module_indexes(&classes);
-    Ok(found)
+    members(heap, modules, &classes)
 }
 
 fn module_indexes(classes: &[Class]) -> Vec<usize> {
@@ -208,6 +208,18 @@ fn module_of(heap: &mut Heap<'_>, dict: u64, early: u64) -> Result<Option<u64>, 
     }
     let entries = heap.entries(dict, ALL)?;
     Ok(heap.find(&entries, "__module__")?.map(|entry| entry.value))
+}
+
+/// Fetches the names under which classes hang in their modules.
+pub(crate) fn fetch_bound(heap: &mut Heap<'_>, places: &[(Option<u64>, u64)]) -> Result<(), Error> {
+    let mut names = Vec::with_capacity(places.len());
+    for (dict, class) in places {
+        if let Some(dict) = dict {
+            let entries = heap.entries(*dict, ALL)?;
+            names.extend(entries.iter().filter(|entry| entry.value == *class).map(|entry| entry.key));
+        }
+    }
+    heap.fetch_texts(names)
 }
 
 /// Finds out where a class hangs, and guards the way to it where it is bound.
@@ -308,6 +320,7 @@ fn members(heap: &mut Heap<'_>, modules: &Modules, classes: &[Class]) -> Result<
         let definition = define(heap, &mut values, class, &names.pairs, &own);
         let Some(definition) = tolerate(definition, class)? else { continue };
         let Some(bases) = tolerate(bases(heap, &class.kind), class)? else { continue };
+        found.modules.extend(class.module);
         if class.standing != Standing::Bound {
             found.unbound.push((found.enums.len(), names.guards));
         }

@@ -15,6 +15,7 @@ const OPTIMIZE: usize = 3;
 pub(crate) fn read(heap: &mut Heap<'_>, sysdict: u64, modules: &Modules) -> Result<Interpreter, Error> {
     heap.fetch_dicts(&[sysdict], ALL)?;
     let entries = heap.entries(sysdict, ALL)?;
+    fetch(heap, &entries)?;
     let version =
         text(heap, &entries, "version")?.ok_or_else(|| Error::Starting("sys.version is not there yet".to_owned()))?;
     let release = version.split_whitespace().next().unwrap_or_default().to_owned();
@@ -43,6 +44,38 @@ pub(crate) fn read(heap: &mut Heap<'_>, sysdict: u64, modules: &Modules) -> Resu
         optimize,
         sqlalchemy: module_text(heap, modules, "sqlalchemy", "__version__")?,
     })
+}
+
+/// Fetches what will be looked at, level by level.
+fn fetch(heap: &mut Heap<'_>, entries: &[Entry]) -> Result<(), Error> {
+    const OBJECTS: [&str; 7] =
+        ["version", "executable", "prefix", "base_prefix", "pycache_prefix", "dont_write_bytecode", "flags"];
+    for name in OBJECTS {
+        if let Some(entry) = heap.find(entries, name)? {
+            heap.space.want_in_page(entry.value, 96);
+        }
+    }
+    let mut lists = Vec::new();
+    for name in ["argv", "orig_argv", "path"] {
+        if let Some(entry) = heap.find(entries, name)? {
+            heap.space.want_in_page(entry.value, 64);
+            lists.push(entry.value);
+        }
+    }
+    heap.space.fetch()?;
+    for list in &lists {
+        if let Ok(items) = heap.space.pointer(list + heap.layout.header + 8) {
+            heap.space.want_in_page(items, 256);
+        }
+    }
+    heap.space.fetch()?;
+    let mut texts = Vec::new();
+    for list in lists {
+        if heap.type_of(list)?.is_builtin("list") {
+            texts.extend(heap.list(list, MAX_LIST)?);
+        }
+    }
+    heap.fetch_texts(texts)
 }
 
 /// Reads a text that a module holds under a name.

@@ -79,6 +79,7 @@ pub(crate) struct Heap<'s> {
     texts: ByAddress<u64, Option<Arc<str>>>,
     types: ByAddress<u64, Arc<Type>>,
     dicts: ByAddress<(u64, u64), Arc<[Entry]>>,
+    instances: ByAddress<u64, Arc<[Entry]>>,
     items: u64,
     content: u64,
 }
@@ -93,6 +94,7 @@ impl<'s> Heap<'s> {
             texts: ByAddress::default(),
             types: ByAddress::default(),
             dicts: ByAddress::default(),
+            instances: ByAddress::default(),
             items: 0,
             content: 0,
         }

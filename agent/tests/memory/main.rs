@@ -5,6 +5,8 @@ mod bindings;
 #[cfg(test)]
 mod images;
 #[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod python;
 #[cfg(test)]
 mod reload;

@@ -129,19 +129,21 @@ impl Heap<'_> {
     pub(super) fn table_entries(&mut self, table: Table, values: Option<u64>, most: u64) -> Result<Vec<Entry>, Error> {
         let count = table.count.min(most);
         self.spend(count)?;
-        let words = self.words(table.entries, count * table.stride / 8)?;
+        let bytes = usize::try_from(count * table.stride).map_err(|_| Error::Implausible("length"))?;
+        let bytes = self.space.bytes(table.entries, bytes)?;
         let split = match values {
             Some(at) => Some(self.words(at, count)?),
             None => None,
         };
-        let stride = usize::try_from(table.stride / 8).unwrap_or(3);
-        let first = usize::try_from(table.key / 8).unwrap_or(0);
+        let (words, _) = bytes.as_chunks::<8>();
+        let (stride, first) = if table.stride == 24 { (3, 1) } else { (2, 0) };
         let mut entries = Vec::with_capacity(words.len() / stride);
         for (index, words) in words.chunks_exact(stride).enumerate() {
-            let key = words.get(first).copied().unwrap_or(0);
+            let word = |at: usize| words.get(at).map_or(0, |word| u64::from_le_bytes(*word));
+            let key = word(first);
             let value = match &split {
                 Some(values) => values.get(index).copied().unwrap_or(0),
-                None => words.get(first + 1).copied().unwrap_or(0),
+                None => word(first + 1),
             };
             if value == 0 {
                 continue;

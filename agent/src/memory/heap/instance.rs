@@ -122,19 +122,24 @@ impl Heap<'_> {
         self.fetch_dicts(&dicts, MAX_DICT)
     }
 
-    /// Reads the attributes of an object: its instance dict, whatever form it has.
+    /// Reads the attributes of an object: its instance dict, whatever form it has. Once in a walk.
     pub(crate) fn attributes(&mut self, object: u64) -> Result<Arc<[Entry]>, Error> {
+        if let Some(known) = self.instances.get(&object) {
+            return Ok(Arc::clone(known));
+        }
         let kind = self.type_of(object)?;
-        match self.instance(object, &kind)? {
-            Attributes::None => Ok(Arc::default()),
-            Attributes::Dict(dict) => self.entries(dict, MAX_DICT),
+        let found: Arc<[Entry]> = match self.instance(object, &kind)? {
+            Attributes::None => Arc::default(),
+            Attributes::Dict(dict) => self.entries(dict, MAX_DICT)?,
             Attributes::Values(values) => {
                 if !plausible(kind.cached_keys) || !plausible(values) {
                     return Err(Error::Implausible("instance values"));
                 }
                 let table = self.table(kind.cached_keys)?;
-                Ok(self.table_entries(table, Some(values), MAX_DICT)?.into())
+                self.table_entries(table, Some(values), MAX_DICT)?.into()
             }
-        }
+        };
+        self.instances.insert(object, Arc::clone(&found));
+        Ok(found)
     }
 }
