@@ -14,3 +14,6 @@ mod evaluate;
 
 pub use bindings::MappedColumns;
 pub use enums::DefinedEnum;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@
 //! the stack for their target; where two ways meet with different values the value is unresolved. What
 //! lies between a conditional jump and its target is marked as a branch.
 
+mod build;
 mod calls;
+mod flow;
 mod functions;
 mod machine;
 mod step;
