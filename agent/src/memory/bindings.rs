@@ -147,11 +147,10 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
     let mut classes = Vec::new();
     for manager in managers {
         if let Some(class) = attribute(heap, *manager, "class_")? {
-            heap.want_heap_type(class);
             classes.push((*manager, class));
         }
     }
-    heap.space.fetch()?;
+    heap.fetch_heap_types(&classes.iter().map(|(_, class)| *class).collect::<Vec<_>>())?;
     let mut wanted = Vec::new();
     let mut dicts = Vec::new();
     for (manager, class) in classes {

@@ -98,10 +98,7 @@ fn subclasses(heap: &mut Heap<'_>, root: u64) -> Result<Vec<Arc<Type>>, Error> {
         if seen.len() > MAX_CLASSES {
             return Err(Error::Limit("enum classes (10,000)"));
         }
-        for class in &next {
-            heap.want_heap_type(*class);
-        }
-        heap.space.fetch()?;
+        heap.fetch_heap_types(&next)?;
         level.clear();
         for class in next {
             if heap.is_type(class)? {

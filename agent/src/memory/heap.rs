@@ -137,6 +137,20 @@ impl<'s> Heap<'s> {
         self.space.want(address, self.layout.heap_type_end());
     }
 
+    /// Fetches heap types as a whole, then their names, which lie elsewhere.
+    pub(crate) fn fetch_heap_types(&mut self, addresses: &[u64]) -> Result<(), Error> {
+        for address in addresses {
+            self.want_heap_type(*address);
+        }
+        self.space.fetch()?;
+        for address in addresses {
+            if let Ok(name) = self.space.word(address + self.layout.header + 8) {
+                self.space.want_in_page(name, 32);
+            }
+        }
+        self.space.fetch()
+    }
+
     /// Reads a type object: `struct _typeobject`, `PyHeapTypeObject`.
     pub(crate) fn type_at(&mut self, address: u64) -> Result<Arc<Type>, Error> {
         if let Some(known) = self.types.get(&address) {
