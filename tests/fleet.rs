@@ -7,6 +7,7 @@ mod hold;
 use crate::harness::app::{App, Place};
 use crate::harness::python::{newest, venv};
 use crate::harness::unstale::{QUICK, Up, inspect, text, verdicts};
+use crate::harness::wait::eventually;
 use crate::harness::workers::{Program, Supervisord, celery_command, wait_for_children};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -65,4 +66,14 @@ fn assert_all_fresh(place: &Place) {
     let answer = inspect(&place.path());
     let seen = verdicts(&answer);
     assert!(!seen.is_empty() && seen.iter().all(|(_, verdict)| verdict == "fresh"), "{answer:#}");
+}
+
+/// Waits until one unit of the app waits for its source.
+fn wait_for_waiting(up: &Up) {
+    eventually(
+        "one unit waits for its source",
+        40,
+        || up.run(["status", "--output", "json"]).json(),
+        |status| status["hosts"][0]["apps"]["shop"]["units"]["waiting"] == 1,
+    );
 }
