@@ -3,7 +3,7 @@
 use super::Outcome;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use unstale_protocol::ids::{AppName, Revision};
+use unstale_protocol::ids::{AppName, PoolName, Revision};
 
 /// Where the fleet stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,7 +105,13 @@ pub(crate) struct StatusSlot {
     /// Its root's pid.
     #[serde(default)]
     pub(crate) pid: Option<u32>,
-    /// The worst verdict over its apps.
+    /// Apps that it belongs to, also while nothing is up in it.
+    #[serde(default)]
+    pub(crate) apps: Vec<AppName>,
+    /// Pools that it is charged to.
+    #[serde(default)]
+    pub(crate) pools: Vec<PoolName>,
+    /// The worst verdict over its apps; `none` where nothing is up.
     pub(crate) verdict: String,
     /// Where it stands: `up`, `draining`, …
     pub(crate) phase: String,

@@ -63,8 +63,8 @@ fn is_chosen(drain: &Drain, selectors: &[Selector], status: &Status) -> bool {
         Selector::Slot(id) => drain.slot == id.as_str(),
         Selector::Unit(id) => slot().is_some_and(|slot| slot.unit.as_deref() == Some(id.as_str())),
         Selector::Pid(pid) => slot().is_some_and(|slot| slot.pid == Some(pid.0)),
-        // A drained slot has no unit left that could belong to an app or a pool: its kind and service are in its name.
-        Selector::App(_) | Selector::Pool(_) => drain.slot.contains(&selector.to_string()),
+        Selector::App(name) => slot().is_some_and(|slot| slot.apps.contains(name)),
+        Selector::Pool(name) => slot().is_some_and(|slot| slot.pools.contains(name)),
     })
 }
 

@@ -201,9 +201,15 @@ fn worst(slot: &SlotReport) -> Option<Verdict> {
 fn slot(slot: &SlotReport) -> api::StatusSlot {
     api::StatusSlot {
         slot: slot.slot.to_string(),
-        unit: slot.unit.as_ref().map(ToString::to_string),
+        unit: slot.unit.as_ref().or(slot.last_unit.as_ref()).map(ToString::to_string),
         pid: slot.identity.map(|identity| identity.pid.0),
-        verdict: worst(slot).map_or("unknown", Verdict::as_str).to_owned(),
+        apps: slot.apps.keys().cloned().collect(),
+        pools: slot.pools.iter().cloned().collect(),
+        verdict: match (&slot.unit, worst(slot)) {
+            (Some(_), Some(verdict)) => verdict.as_str().to_owned(),
+            (Some(_), None) => Verdict::Unknown.as_str().to_owned(),
+            (None, _) => "none".to_owned(),
+        },
         phase: phase(slot.phase),
         because: slot.because.clone(),
     }

@@ -80,7 +80,9 @@ pub(crate) fn text(status: &Status) -> String {
                 .unit
                 .as_deref()
                 .map_or_else(|| plain(&slot.slot), |unit| format!("{} in {}", plain(unit), plain(&slot.slot)));
-            writeln!(out, "  {verdict}, {}  {unit}", plain(&slot.phase.replace('_', " "))).unwrap_or_default();
+            let phase = plain(&slot.phase.replace('_', " "));
+            let standing = if slot.verdict == "none" { phase } else { format!("{verdict}, {phase}") };
+            writeln!(out, "  {standing}  {unit}").unwrap_or_default();
             writeln!(out, "      because {}", plain(&slot.because)).unwrap_or_default();
         }
         if host.omitted > 0 {
@@ -166,6 +168,8 @@ mod tests {
                     slot: "celery/systemd/shop.service".into(),
                     unit: Some("celery:4711".into()),
                     pid: Some(4711),
+                    apps: Vec::new(),
+                    pools: Vec::new(),
                     verdict: "stale".into(),
                     phase: "draining".into(),
                     because: "task shop.sync is in hand".into(),
