@@ -7,7 +7,7 @@ mod vacancy;
 
 use crate::child;
 use crate::eyes::{
-    AppRules, Claim, Claims, Directory, Eyes, KnownManifest, LookOptions, Preflight, Seen, Sight, lies_below,
+    Announced, AppRules, Claim, Claims, Directory, Eyes, KnownManifest, LookOptions, Preflight, Seen, Sight, lies_below,
 };
 use crate::judge::{Placed, WorkerJudged, against_manifest};
 use crate::process::{Process, Supervisor, Unit};
@@ -96,6 +96,8 @@ pub struct Surveyor {
     /// Of the last survey.
     stale_files: BTreeMap<String, StaleFile>,
     purge_roots: BTreeMap<AppName, BTreeSet<String>>,
+    /// Announced apps whose units were told by more than their modules: see [`Claims::decided`].
+    decided: BTreeSet<Announced>,
     /// The last survey with what it was asked, so that a host on which nothing happens costs next to nothing.
     last: Option<(Asked, Arc<Survey>)>,
 }
@@ -111,6 +113,7 @@ impl Surveyor {
             blocks: BTreeMap::new(),
             stale_files: BTreeMap::new(),
             purge_roots: BTreeMap::new(),
+            decided: BTreeSet::new(),
             last: None,
         }
     }
@@ -239,8 +242,11 @@ impl Surveyor {
             manifests: &asked.manifests,
             boot_id: &self.rules.boot_id,
             directories: &directories,
+            decided: &self.decided,
         };
-        claims.decide(&seen)
+        let (claims, decided) = claims.decide(&seen);
+        self.decided = decided;
+        claims
     }
 
     fn judge_unit(&self, unit: &Unit, claims: Option<&BTreeMap<AppName, Claim>>, asked: &Asked, survey: &mut Survey) {

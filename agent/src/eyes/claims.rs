@@ -56,6 +56,18 @@ pub struct Claims<'a> {
     pub boot_id: &'a str,
     /// What is known of directories: owner, and why they cannot be trusted.
     pub directories: &'a BTreeMap<String, Directory>,
+    /// Announcements for which a rule before the last has decided since this agent began to look.
+    pub decided: &'a BTreeSet<Announced>,
+}
+
+/// An app as it was announced: its name and the directories that the announcement came from. A later revision of
+/// the same source is the same.
+pub type Announced = (AppName, Vec<String>);
+
+/// Returns what a manifest was announced as.
+fn announced(known: &KnownManifest) -> Announced {
+    let paths = known.manifest.origin.as_ref().map(|origin| origin.paths.clone()).unwrap_or_default();
+    (known.app.clone(), paths)
 }
 
 /// What is known of an app's root.
@@ -81,15 +93,29 @@ pub(crate) type Seen<'a> = (&'a Unit, Vec<&'a Arc<Sight>>);
 
 impl Claims<'_> {
     /// Decides for all units of this host at once: the last rule holds only where no other decides for an app.
-    pub(crate) fn decide(&self, units: &[Seen<'_>]) -> BTreeMap<SlotId, BTreeMap<AppName, Claim>> {
+    ///
+    /// Nor where another ever did: while the one unit that lies below the broadcast's directory is down for its
+    /// restart, a neighbour with the same modules must not become the app's. What was decided is returned too, to
+    /// be handed in again at the next look.
+    pub(crate) fn decide(
+        &self,
+        units: &[Seen<'_>],
+    ) -> (BTreeMap<SlotId, BTreeMap<AppName, Claim>>, BTreeSet<Announced>) {
         let found: Vec<_> =
             units.iter().map(|(unit, sights)| (unit.slot.clone(), self.rules_of(unit, sights))).collect();
-        let decided: BTreeSet<AppName> = found
+        let now: BTreeSet<&AppName> = found
             .iter()
             .flat_map(|(_, apps)| apps)
             .filter(|(_, (rule, _))| *rule < Rule::Fits)
-            .map(|(app, _)| app.clone())
+            .map(|(app, _)| app)
             .collect();
+        let all: BTreeSet<Announced> = self
+            .manifests
+            .iter()
+            .filter(|known| now.contains(&known.app) || self.decided.contains(&announced(known)))
+            .map(announced)
+            .collect();
+        let decided: BTreeSet<AppName> = all.iter().map(|(app, _)| app.clone()).collect();
         let mut claims = BTreeMap::new();
         for ((slot, apps), (unit, _)) in found.into_iter().zip(units) {
             let Some(first) = apps.values().map(|(rule, _)| *rule).min() else { continue };
@@ -103,7 +129,7 @@ impl Claims<'_> {
                 claims.insert(slot, of_unit);
             }
         }
-        claims
+        (claims, all)
     }
 
     fn rules_of(&self, unit: &Unit, sights: &[&Arc<Sight>]) -> BTreeMap<AppName, (Rule, Fit)> {
