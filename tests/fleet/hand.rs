@@ -7,11 +7,13 @@ use crate::harness::wait::eventually;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Shop, assert_all_fresh};
+use super::{Shop, assert_all_fresh, wait_for_waiting};
 
 #[test]
 fn a_drained_unit_stays_out_of_work_across_a_kill_until_it_is_given_back() {
     let mut shop = Shop::start(&["autorestart=true"]);
+    // Units are those of announced apps; this announcement finds all of it fresh.
+    shop.broadcast(&[]);
     let main = shop.main();
     let pid = main.to_string();
     shop.up.run(["drain", &format!("pid:{pid}"), "--timeout", "40s"]).expect(0);
@@ -93,10 +95,13 @@ fn a_paused_rollout_restarts_nothing_until_it_is_resumed_and_an_aborted_one_neve
 #[test]
 fn why_tells_what_is_known_about_one_worker() {
     let shop = Shop::start(&["autorestart=true"]);
-    shop.app.flip();
+    let coming = App::new(&shop.place, "coming");
+    coming.flip();
+    shop.up.run(["broadcast", "--app", "shop", "--detach", &coming.code.display().to_string()]).expect(0);
+    wait_for_waiting(&shop.up);
     let main = shop.main();
     let said = shop.up.run(["why", &format!("pid:{main}")]);
-    assert!(said.stdout.contains("CrmType") && said.stdout.contains("hubspot"), "{said:?}");
+    assert!(said.stdout.contains("CrmType") && said.stdout.contains("waiting for source"), "{said:?}");
     let inspected = inspect(&shop.app.code);
     assert!(array(&inspected, "workers").iter().any(|worker| pid_of(worker) == main));
 }
