@@ -173,7 +173,7 @@ fn fresh_pairs_never_differ_and_every_flipped_value_is_found() {
 #[test]
 fn damaged_bytecode_does_no_harm() {
     #[expect(clippy::disallowed_methods, reason = "the number of rounds is set for long runs")]
-    let rounds = std::env::var("UNSTALE_DAMAGED").ok().and_then(|text| text.parse().ok()).unwrap_or(600_u64);
+    let rounds = std::env::var("UNSTALE_DAMAGED").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000_u64);
     let fixtures = modules_below(&fixtures());
     for interpreter in interpreters() {
         let pycs = interpreter.compile(&fixtures);

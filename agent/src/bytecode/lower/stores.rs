@@ -192,7 +192,8 @@ impl Machine<'_, '_> {
     /// Swaps the top with what lies `place` below, from 1. Two values that are swapped belong to
     /// `a, b = b, a`, whose order of evaluation is not kept.
     pub(super) fn swap(&mut self, place: usize, rotates: bool) {
-        let (Some(top), Some(other)) = (self.stack.len().checked_sub(1), self.stack.len().checked_sub(place)) else {
+        let (Some(top), Some(other)) = (self.stack.len().checked_sub(1), self.stack.len().checked_sub(place.max(1)))
+        else {
             return;
         };
         self.stack.swap(top, other);
