@@ -27,6 +27,9 @@ use summaries::Summaries;
 use unstale_protocol::ids::ProcessIdentity;
 use unstale_protocol::manifest::Manifest;
 
+/// How many looks in a row a process without `enum` is taken to be starting; full looks go on reading it.
+const PATIENT_LOOKS: u32 = 60;
+
 /// What a look should cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LookOptions {
@@ -57,6 +60,8 @@ pub struct Eyes {
     discovery: Discovery,
     summaries: Summaries,
     sights: BTreeMap<ProcessIdentity, Arc<Sight>>,
+    /// How many looks in a row found a process without `enum`.
+    without_enum: BTreeMap<ProcessIdentity, u32>,
 }
 
 impl Eyes {
@@ -68,6 +73,7 @@ impl Eyes {
             discovery: Discovery::new(),
             summaries: Summaries::default(),
             sights: BTreeMap::new(),
+            without_enum: BTreeMap::new(),
         }
     }
 
@@ -98,15 +104,18 @@ impl Eyes {
         let mut seen = BTreeMap::new();
         for unit in units {
             for process in &unit.processes {
-                let known = self.sights.get(&process.identity).filter(|sight| !again && is_settled(sight));
+                let known = self.sights.get(&process.identity);
+                let known = known.filter(|sight| !again && !self.is_due(&process.identity, sight)).cloned();
                 let sight = match known {
-                    Some(sight) => Arc::clone(sight),
+                    Some(sight) => sight,
                     None => Arc::new(self.sight(unit, process, options, manifests).await),
                 };
+                self.count(process.identity, &sight);
                 seen.insert(process.identity, sight);
             }
         }
         self.sights = seen;
+        self.without_enum.retain(|identity, _| self.sights.contains_key(identity));
         self.summaries.end_look();
     }
 
@@ -123,7 +132,25 @@ impl Eyes {
 
     /// Tells whether everything that was seen needs no second look.
     pub fn has_settled(&self) -> bool {
-        self.sights.values().all(|sight| is_settled(sight))
+        self.sights.iter().all(|(identity, sight)| !self.is_due(identity, sight))
+    }
+
+    /// Tells whether a process must be looked at again. One that has long done without `enum` will hardly import it:
+    /// only full looks read it then.
+    fn is_due(&self, identity: &ProcessIdentity, sight: &Sight) -> bool {
+        match (&sight.reading.outcome, self.without_enum.get(identity)) {
+            (Outcome::NoEnum, Some(looks)) if *looks >= PATIENT_LOOKS => false,
+            _ => !is_settled(sight),
+        }
+    }
+
+    fn count(&mut self, identity: ProcessIdentity, sight: &Sight) {
+        if sight.reading.outcome == Outcome::NoEnum {
+            let looks = self.without_enum.entry(identity).or_default();
+            *looks = looks.saturating_add(1);
+        } else {
+            self.without_enum.remove(&identity);
+        }
     }
 
     /// Returns what was last seen of a process.
@@ -179,6 +206,7 @@ fn is_settled(sight: &Sight) -> bool {
         Outcome::Complete => !sight.reading.modules.iter().any(|module| module.initializing),
         Outcome::Denied(_) | Outcome::Unsupported(_) => true,
         Outcome::Starting(_)
+        | Outcome::NoEnum
         | Outcome::Changing(_)
         | Outcome::Gone
         | Outcome::Limit(_)

@@ -102,6 +102,10 @@ fn add(inspection: &mut Inspection, unit: &Arc<Unit>, process: &Process, sight: 
         {
             return;
         }
+        Outcome::NoEnum if !is_asked_for => {
+            inspection.without_enums += 1;
+            return;
+        }
         // What ended meanwhile holds nothing.
         Outcome::Gone if !is_asked_for => return,
         Outcome::Denied(_) if process.uid != options.uid && !is_asked_for && options.roots.is_empty() => {

@@ -58,6 +58,9 @@ pub(crate) enum Error {
     /// Something is not there yet.
     #[error("{0}")]
     Starting(String),
+    /// No interpreter of the process has `enum`.
+    #[error("enum is not imported")]
+    NoEnum,
     /// The process is no CPython of a known version.
     #[error("{0}")]
     Unsupported(String),
@@ -226,6 +229,7 @@ fn outcome(error: Error, identity: ProcessIdentity, changed: bool) -> Outcome {
         Error::Unmapped(_) | Error::Implausible(_) | Error::Other(_) => Outcome::Damaged(error.to_string()),
         Error::Limit(_) => Outcome::Limit(error.to_string()),
         Error::Starting(why) => Outcome::Starting(why),
+        Error::NoEnum => Outcome::NoEnum,
         Error::Unsupported(what) => Outcome::Unsupported(what),
         Error::Denied => Outcome::Denied(denial::explain(identity.pid)),
         Error::Gone => Outcome::Gone,

@@ -35,6 +35,8 @@ pub enum Outcome {
     Complete,
     /// The interpreter, `sys.modules` or `enum` is not there yet.
     Starting(String),
+    /// `enum` is not imported: so far it holds none. It may be starting, or never need one.
+    NoEnum,
     /// Classes went on changing through every retry.
     Changing(String),
     /// Not a CPython, or one whose layout is not known.

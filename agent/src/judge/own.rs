@@ -37,6 +37,7 @@ pub(super) fn obstacle(reading: &Reading) -> Option<String> {
     match &reading.outcome {
         Outcome::Complete => None,
         Outcome::Starting(why) => Some(format!("starting: {why}")),
+        Outcome::NoEnum => Some("starting: enum is not imported yet".to_owned()),
         Outcome::Changing(why) => Some(format!("its classes kept changing: {why}")),
         Outcome::Unsupported(why) => Some(format!("not supported: {why}")),
         Outcome::Denied(why) => Some(why.clone()),

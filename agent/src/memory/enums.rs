@@ -51,7 +51,7 @@ pub(crate) struct Found {
 /// Finds the class `enum.Enum` of an interpreter.
 pub(crate) fn root(heap: &mut Heap<'_>, modules: &Modules) -> Result<u64, Error> {
     let starting = || Error::Starting("enum is not imported yet".to_owned());
-    let dict = modules.dict_of(heap, "enum")?.ok_or_else(starting)?;
+    let dict = modules.dict_of(heap, "enum")?.ok_or(Error::NoEnum)?;
     heap.fetch_dicts(&[dict], ALL)?;
     let entries = heap.entries(dict, ALL)?;
     let found = heap.find(&entries, "Enum")?.ok_or_else(starting)?;

@@ -29,12 +29,14 @@ pub(crate) struct Attempt<'a> {
     heap: Heap<'a>,
     options: &'a ReadOptions,
     unbound: Vec<(u64, Vec<Span>)>,
+    /// Some interpreter has `enum`, and not yet its classes.
+    is_importing_enum: bool,
 }
 
 impl<'a> Attempt<'a> {
     pub(crate) fn new(source: &'a dyn Source, options: &'a ReadOptions, buffers: Buffers) -> Self {
         let space = Space::new(source, buffers);
-        Self { heap: Heap::new(space, Layout::any()), options, unbound: Vec::new() }
+        Self { heap: Heap::new(space, Layout::any()), options, unbound: Vec::new(), is_importing_enum: false }
     }
 
     pub(crate) fn heap_space(&mut self) -> &mut Space<'a> {
@@ -88,7 +90,8 @@ impl<'a> Attempt<'a> {
         }
         let mut answer = answer.ok_or_else(|| Error::Starting("the interpreter is not there yet".to_owned()))?;
         if learnt.is_empty() {
-            return Err(Error::Starting("enum is not imported yet".to_owned()));
+            let importing = || Error::Starting("enum is not imported yet".to_owned());
+            return Err(if self.is_importing_enum { importing() } else { Error::NoEnum });
         }
         self.check(&mut answer)?;
         answer.enums.sort_by(|a, b| a.name.cmp(&b.name).then(a.address.cmp(&b.address)));
@@ -160,7 +163,11 @@ impl<'a> Attempt<'a> {
         });
         let root = match enums::root(heap, &modules) {
             Ok(root) => root,
-            Err(Error::Starting(_)) => return Ok(None),
+            Err(Error::NoEnum) => return Ok(None),
+            Err(Error::Starting(_)) => {
+                self.is_importing_enum = true;
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let found = enums::read(heap, &modules, root, self.options.all)?;
