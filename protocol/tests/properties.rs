@@ -1,5 +1,7 @@
 //! What always holds of the machines, whatever is fed to them in whatever order.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use proptest::prelude::*;
 use std::time::Duration;
 use unstale_protocol::fingerprint::Salt;

@@ -1,5 +1,7 @@
 //! The canonical form against vectors that another implementation made: `tests/fixtures/fingerprints.py`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde::Deserialize;
 use unstale_protocol::enumdef::EnumDef;
 use unstale_protocol::fingerprint::{Fingerprint, ValueDigest};

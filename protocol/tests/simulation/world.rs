@@ -48,6 +48,9 @@ const END_MS: u64 = FAULTS_END_MS + 40 * 60_000;
 const SCAN_INTERVAL_MS: u64 = 2_000;
 const MAX_UNAVAILABLE: u32 = 2;
 
+/// How many units may be unavailable at once in all pools together.
+pub(crate) const BUDGET: u32 = 2 * MAX_UNAVAILABLE;
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     /// The periodic scan, which asks for the next one.
@@ -247,7 +250,7 @@ impl World {
         agent.handle_connected(Moment(0));
         machine.agent = Some(agent);
         if let Some(bytes) = self.retained.clone() {
-            self.send(Message::Desired(index, bytes));
+            self.send(&Message::Desired(index, bytes));
         }
         self.pump_host(index);
     }
@@ -256,13 +259,13 @@ impl World {
         self.now < FAULTS_END_MS
     }
 
-    fn send(&mut self, message: Message) {
+    fn send(&mut self, message: &Message) {
         let (lost, repeated, slow) =
             if self.faulty() { (self.faults.lost, self.faults.repeated, self.faults.slow) } else { (0, 0, 0) };
         if self.rng.random_ratio(lost, 100) {
             return;
         }
-        for _ in 0..1 + u32::from(self.rng.random_ratio(repeated, 100)) {
+        for _ in 0..=u32::from(self.rng.random_ratio(repeated, 100)) {
             let is_slow = self.rng.random_ratio(slow, 100);
             let delay = if is_slow { self.rng.random_range(1_000..9_000) } else { self.rng.random_range(1..50) };
             self.at(delay, Happening::Deliver(message.clone()));
@@ -270,20 +273,19 @@ impl World {
     }
 
     fn pump_coordinator(&mut self) {
-        loop {
-            let Some(action) = self.coordinator.as_mut().and_then(Coordinator::poll_action) else { break };
+        while let Some(action) = self.coordinator.as_mut().and_then(Coordinator::poll_action) {
             match action {
                 CoordinatorAction::Store(records) => self.coordinator_disk.extend(records),
                 CoordinatorAction::Publish(desired) => {
                     let bytes = serde_json::to_vec(&desired).unwrap();
                     self.retained = Some(bytes.clone());
                     for index in 0..self.hosts.len() {
-                        self.send(Message::Desired(index, bytes.clone()));
+                        self.send(&Message::Desired(index, bytes.clone()));
                     }
                 }
                 CoordinatorAction::Grant(permit) => {
                     let index = self.hosts.iter().position(|host| host.name == permit.host).unwrap();
-                    self.send(Message::Permit(index, serde_json::to_vec(&permit).unwrap()));
+                    self.send(&Message::Permit(index, serde_json::to_vec(&permit).unwrap()));
                 }
             }
         }
@@ -298,14 +300,13 @@ impl World {
     }
 
     fn pump_host(&mut self, index: usize) {
-        loop {
-            let Some(action) = self.hosts[index].agent.as_mut().and_then(Host::poll_action) else { break };
+        while let Some(action) = self.hosts[index].agent.as_mut().and_then(Host::poll_action) {
             match action {
                 HostAction::Store(records) => self.hosts[index].disk.extend(records),
                 HostAction::Report(report) => {
-                    self.send(Message::Up(serde_json::to_vec(&Upward::Report(report)).unwrap()));
+                    self.send(&Message::Up(serde_json::to_vec(&Upward::Report(report)).unwrap()));
                 }
-                HostAction::Ask(ask) => self.send(Message::Up(serde_json::to_vec(&Upward::Ask(ask)).unwrap())),
+                HostAction::Ask(ask) => self.send(&Message::Up(serde_json::to_vec(&Upward::Ask(ask)).unwrap())),
                 HostAction::Look => {
                     let delay = self.rng.random_range(10..200);
                     self.at(delay, Happening::Scan(index));
@@ -637,10 +638,6 @@ impl World {
             }
         }
         Err(format!("not halted: {:?}", self.outcome()))
-    }
-
-    pub(crate) fn pools(&self) -> u32 {
-        2 * MAX_UNAVAILABLE
     }
 
     pub(crate) fn run_with_abort(mut self) -> Result<(), String> {
