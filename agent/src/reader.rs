@@ -1,6 +1,6 @@
 //! The reader: the one helper process that looks at other processes and opens their files.
 //!
-//! [`Reader`] is the agent's end, [`serve`] the helper's. The helper keeps the capabilities that reading
+//! [`Reader`] is the agent's end, [`serve()`] the helper's. The helper keeps the capabilities that reading
 //! needs and loses everything else (`sandbox`); a foreign memory or file system that blocks it costs one
 //! deadline, since the helper is killed and replaced. It decides nothing: facts and bytes go back to the agent.
 

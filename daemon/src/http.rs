@@ -1,6 +1,6 @@
 //! The control API: HTTP over a Unix socket whose mode (0600) is the authentication.
 //!
-//! Handlers turn requests into [`control::Command`]s and answers into JSON; they decide nothing. Errors are
+//! Handlers turn requests into [`crate::control::Command`]s and answers into JSON; they decide nothing. Errors are
 //! `{code, message, help}`.
 
 mod lines;
