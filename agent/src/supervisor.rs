@@ -171,7 +171,7 @@ pub(crate) enum Look {
 pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look, Error> {
     match supervisor {
         Supervisor::Systemd { name, user } => {
-            let mut manager = systemd::Manager::connect(reach, *user).await?;
+            let mut manager = systemd::Instance::connect(reach, *user).await?;
             Ok(Look::Systemd(Box::new(manager.look(name).await?)))
         }
         Supervisor::Supervisord { name, pid, config } => {
@@ -200,7 +200,7 @@ pub async fn state(reach: &Reach, supervisor: &Supervisor) -> SlotState {
 /// [`Error`] where it does not answer, refuses or does not know the unit.
 pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
     match supervisor {
-        Supervisor::Systemd { name, user } => systemd::Manager::connect(reach, *user).await?.stop(name).await,
+        Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.stop(name).await,
         Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.stop(name).await,
         Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
     }
@@ -212,7 +212,7 @@ pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told,
 /// [`Error`] where it does not answer, refuses or does not know the unit.
 pub(crate) async fn start(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
     match supervisor {
-        Supervisor::Systemd { name, user } => systemd::Manager::connect(reach, *user).await?.start(name).await,
+        Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.start(name).await,
         Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.start(name).await,
         Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
     }

@@ -25,12 +25,12 @@ const JOB_WATCH: Duration = Duration::from_secs(2);
 
 /// A connection to one service manager.
 #[derive(Debug)]
-pub(crate) struct Manager {
+pub(crate) struct Instance {
     bus: Bus,
     who: String,
 }
 
-impl Manager {
+impl Instance {
     /// Connects to the system manager, or to the manager of the user with uid `user`.
     ///
     /// # Errors
