@@ -65,7 +65,7 @@ impl Hands {
                 let Supervisor::Systemd { name, user } = &plan.supervisor else {
                     return Err(StepError::Nobody(supervisor::none::why(&plan.supervisor)));
                 };
-                systemd::Manager::connect(&self.reach, *user).await?.restart(name).await?;
+                systemd::Instance::connect(&self.reach, *user).await?.restart(name).await?;
             }
         }
         Ok(())
