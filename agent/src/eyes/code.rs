@@ -59,8 +59,14 @@ impl Code<'_> {
     /// Returns the code of the process's next start, as far as its enums, its columns and `manifests` need it.
     pub(super) async fn view(&mut self, reading: &Reading, manifests: &[Arc<Manifest>]) -> Arc<CodeView> {
         let Some(interpreter) = &reading.interpreter else { return problem("its interpreter was not found") };
+        let holding: BTreeSet<&String> = reading
+            .enums
+            .iter()
+            .filter_map(|loaded| loaded.module_key.as_ref())
+            .chain(reading.mapped.iter().map(|mapped| &mapped.name.module))
+            .collect();
         let query = self.query(interpreter, reading.modules.clone());
-        let key = self.key(&query, interpreter);
+        let key = self.key(&query, &holding, interpreter);
         if let Some(view) = self.summaries.view(&key) {
             return view;
         }
@@ -82,13 +88,10 @@ impl Code<'_> {
             };
             loaded.insert(module.name.clone(), found);
         }
-        let of_interest: BTreeSet<&String> = reading
-            .enums
-            .iter()
-            .filter_map(|loaded| loaded.module_key.as_ref())
-            .chain(reading.mapped.iter().map(|mapped| &mapped.name.module))
-            .collect();
-        let interesting = loaded.iter_mut().filter(|(key, _)| of_interest.contains(key)).map(|(_, found)| found);
+        let interesting = loaded
+            .iter_mut()
+            .filter(|(key, found)| holding.contains(key) || is_named(found, manifests))
+            .map(|(_, found)| found);
         self.fill(interesting.collect(), interpreter).await;
         let mut unloaded = Self::unloaded(reading, &loaded, manifests);
         self.fill(unloaded.values_mut().collect(), interpreter).await;
@@ -117,9 +120,9 @@ impl Code<'_> {
     }
 
     /// Processes that would load the same files share one view within a look.
-    fn key(&self, query: &Query, interpreter: &Interpreter) -> String {
+    fn key(&self, query: &Query, holding: &BTreeSet<&String>, interpreter: &Interpreter) -> String {
         let place = (self.process.mount_namespace, interpreter.optimize, &interpreter.pycache_prefix);
-        serde_json::to_string(&(query, place)).unwrap_or_default()
+        serde_json::to_string(&(query, holding, place)).unwrap_or_default()
     }
 
     /// The modules that a manifest names and that are not loaded: their files at the next start.
@@ -381,6 +384,14 @@ fn named(manifest: &Manifest) -> BTreeMap<&str, &str> {
         .iter()
         .flat_map(|entry| entry.bindings.iter().map(|binding| (binding.path.as_str(), binding.column.module.as_str())));
     of_entries.chain(of_bindings).collect()
+}
+
+/// A module that a manifest names is looked at although it holds nothing yet: it may still be importing.
+fn is_named(found: &Found, manifests: &[Arc<Manifest>]) -> bool {
+    let Some(file) = &found.imported_from else { return false };
+    manifests.iter().any(|manifest| {
+        named(manifest).keys().any(|path| file.strip_suffix(path).is_some_and(|root| root.ends_with('/')))
+    })
 }
 
 fn kind(found: &Found) -> ModuleKind {
