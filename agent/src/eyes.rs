@@ -17,10 +17,10 @@ use crate::child::{self, Program};
 use crate::discover::{self, Discovery};
 use crate::judge::CodeView;
 use crate::parser::Parser;
-use crate::process::{Process, Unit};
+use crate::process::{Process, Supervisor, Unit};
 use crate::reader::Reader;
 use crate::reading::{Outcome, ReadOptions, Reading};
-use crate::supervisor::supervisord;
+use crate::supervisor::{self, Reach, supervisord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use summaries::Summaries;
@@ -62,6 +62,8 @@ pub struct Eyes {
     sights: BTreeMap<ProcessIdentity, Arc<Sight>>,
     /// How many looks in a row found a process without `enum`.
     without_enum: BTreeMap<ProcessIdentity, u32>,
+    /// The directory that each supervisor starts its unit in, asked anew at each full look.
+    start_directories: BTreeMap<Supervisor, Option<String>>,
 }
 
 impl Eyes {
@@ -74,6 +76,7 @@ impl Eyes {
             summaries: Summaries::default(),
             sights: BTreeMap::new(),
             without_enum: BTreeMap::new(),
+            start_directories: BTreeMap::new(),
         }
     }
 
@@ -101,6 +104,9 @@ impl Eyes {
     /// Looks at all processes of `units` and forgets all others. With `again` false, a process that was seen before
     /// keeps what was seen.
     pub async fn look(&mut self, units: &[Unit], options: &LookOptions, manifests: &[Arc<Manifest>], again: bool) {
+        if again {
+            self.start_directories.clear();
+        }
         let mut seen = BTreeMap::new();
         for unit in units {
             for process in &unit.processes {
@@ -170,6 +176,7 @@ impl Eyes {
         let reading = self.reader.read(process.identity, &asked).await;
         let code = match &reading.outcome {
             Outcome::Complete => {
+                let supervisor_directory = self.start_directory(&unit.supervisor).await;
                 let root = unit.root().unwrap_or(process);
                 let mut code = code::Code {
                     reader: &mut self.reader,
@@ -178,12 +185,23 @@ impl Eyes {
                     process,
                     unit_root: root,
                     next_root: options.next_root.as_deref(),
+                    supervisor_directory,
                 };
                 code.view(&reading, manifests).await
             }
             _ => Arc::new(CodeView::default()),
         };
         Sight { reading, code }
+    }
+
+    /// Returns the directory that a supervisor starts its unit in, where it says one.
+    async fn start_directory(&mut self, supervisor: &Supervisor) -> Option<String> {
+        if let Some(known) = self.start_directories.get(supervisor) {
+            return known.clone();
+        }
+        let directory = supervisor::directory(&Reach::default(), supervisor).await;
+        self.start_directories.insert(supervisor.clone(), directory.clone());
+        directory
     }
 
     fn read_options(unit: &Unit, process: &Process, options: &LookOptions, manifests: &[Arc<Manifest>]) -> ReadOptions {

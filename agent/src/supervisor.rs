@@ -182,6 +182,23 @@ pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look,
     }
 }
 
+/// Names the directory that `supervisor` starts the slot in: what its configuration says, links and all, where the
+/// process only knows where they led. `None` where it says none, or cannot be asked.
+pub(crate) async fn directory(reach: &Reach, supervisor: &Supervisor) -> Option<String> {
+    let directory = match supervisor {
+        Supervisor::Systemd { .. } => match look(reach, supervisor).await.ok()? {
+            Look::Systemd(service) => service.directory.trim_start_matches('!').to_owned(),
+            _ => return None,
+        },
+        Supervisor::Supervisord { name, pid, config } => {
+            let (group, program) = name.split_once(':')?;
+            config::load(*pid, config).ok()?.directory(group, program)?
+        }
+        Supervisor::Other { .. } | Supervisor::None => return None,
+    };
+    directory.starts_with('/').then_some(directory)
+}
+
 /// Asks `supervisor` how the slot stands now.
 pub async fn state(reach: &Reach, supervisor: &Supervisor) -> SlotState {
     let looked = look(reach, supervisor).await;

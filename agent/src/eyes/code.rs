@@ -30,6 +30,8 @@ pub(super) struct Code<'a> {
     pub(super) process: &'a Process,
     pub(super) unit_root: &'a Process,
     pub(super) next_root: Option<&'a str>,
+    /// The directory that the unit's supervisor starts it in.
+    pub(super) supervisor_directory: Option<String>,
 }
 
 /// One module on its way to a [`ModuleView`].
@@ -115,7 +117,7 @@ impl Code<'_> {
             pwd: variable("PWD"),
             python_path: variable("PYTHONPATH"),
             root: self.next_root.map(ToOwned::to_owned),
-            supervisor_directory: None,
+            supervisor_directory: self.supervisor_directory.clone(),
         }
     }
 

@@ -49,6 +49,7 @@ impl Eyes {
             }
         }
         let Some((identity, interpreter)) = first else { return Preflight::Refused("it has ended".into()) };
+        let supervisor_directory = self.start_directory(&unit.supervisor).await;
         let query = |modules: Vec<LoadedModule>| Query {
             modules,
             path: interpreter.path.clone(),
@@ -58,7 +59,7 @@ impl Eyes {
             pwd: variable(root, "PWD"),
             python_path: variable(root, "PYTHONPATH"),
             root: options.next_root.clone(),
-            supervisor_directory: None,
+            supervisor_directory: supervisor_directory.clone(),
         };
         match self.check(identity, modules, &query).await {
             Ok(()) => Preflight::Clear,

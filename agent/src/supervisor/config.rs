@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) exit_codes: Vec<i32>,
     pub(crate) stops_group: bool,
     pub(crate) environment: String,
+    /// `directory`, as it stands in the file.
+    pub(crate) directory: Option<String>,
 }
 
 /// What a configuration says.
@@ -95,6 +97,11 @@ impl Config {
         let fits = |program: &&str| name == *program || name.starts_with(program);
         let program = members.split(',').map(str::trim).filter(fits).max_by_key(|program| program.len())?;
         self.programs.get(program)
+    }
+
+    /// Returns the directory that the process `name` of `group` is started in, where one is set.
+    pub(crate) fn directory(&self, group: &str, name: &str) -> Option<String> {
+        Some(self.expand(self.program(group, name)?.directory.as_ref()?))
     }
 
     fn credentials(&self, server: &BTreeMap<String, String>) -> Option<String> {
@@ -249,6 +256,7 @@ fn programs(sections: &BTreeMap<String, BTreeMap<String, String>>) -> BTreeMap<S
             exit_codes: codes.split(',').filter_map(|code| code.trim().parse().ok()).collect(),
             stops_group: truthy("stopasgroup") || truthy("killasgroup"),
             environment: keys.get("environment").cloned().unwrap_or_default(),
+            directory: keys.get("directory").cloned(),
         };
         programs.insert(name.trim().to_owned(), settings);
     }

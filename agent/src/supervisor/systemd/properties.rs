@@ -100,6 +100,8 @@ pub(crate) struct Service {
     pub(crate) refuse_stop: bool,
     /// `Environment=`, as `NAME=value`.
     pub(crate) environment: Vec<String>,
+    /// `WorkingDirectory=`: empty where none is set, with a leading `!` where it may be missing, `~` for the home.
+    pub(crate) directory: String,
     /// When it last left the active state, in µs of the monotonic clock; 0 is never.
     pub(crate) left_active_us: u64,
     /// When the main process last ended, on the same clock.
@@ -228,6 +230,7 @@ pub(crate) fn service(name: &str, unit: &Properties, own: &Properties) -> Servic
         refuse_start: unit.flag("RefuseManualStart"),
         refuse_stop: unit.flag("RefuseManualStop"),
         environment: own.texts("Environment"),
+        directory: own.text("WorkingDirectory").clone(),
         left_active_us: unit.number("ActiveExitTimestampMonotonic"),
         main_ended_us: own.number("ExecMainExitTimestampMonotonic"),
     }
