@@ -121,7 +121,7 @@ fn a_worker_without_supervisor_is_brought_back_by_the_configured_start_command()
     fs::write(&script, text).expect("a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
     let configuration =
-        format!("{QUICK}[[units]]\nslot = \"celery/none/*\"\nstart = [{:?}]\n", script.display().to_string());
+        format!("{QUICK}[[units]]\nslot = \"celery/none/*\"\nstart = [{script:?}]\ndirectory = {:?}\n", app.code);
     let up = Up::start_with(&place, &configuration);
     app.flip();
     let said = up.broadcast("shop", &app.code, &[]).expect(0);
