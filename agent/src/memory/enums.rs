@@ -305,7 +305,11 @@ fn members(heap: &mut Heap<'_>, modules: &Modules, classes: &[Class]) -> Result<
     let mut members = Vec::with_capacity(classes.len());
     for (class, names) in classes.iter().zip(&names) {
         let own = own(heap, &names.pairs);
-        members.push(tolerate(own, class)?);
+        let own = tolerate(own, class)?;
+        if class.standing == Standing::Bound {
+            guard_values(heap, own.iter().flatten());
+        }
+        members.push(own);
     }
     let wanted: Vec<u64> =
         members.iter().flatten().flatten().map(|own| own.value).filter(|value| *value != 0).collect();
@@ -408,6 +412,16 @@ fn own(heap: &mut Heap<'_>, pairs: &[Entry]) -> Result<Vec<Own>, Error> {
         found.push(Own { name, value });
     }
     Ok(found)
+}
+
+/// Guards what the values of a bound class are: type and length. A value that was freed and made anew while it was
+/// read is another object, although class and map came out as they were.
+fn guard_values<'o>(heap: &mut Heap<'_>, members: impl Iterator<Item = &'o Own>) {
+    const TYPE_AND_LENGTH: usize = 16;
+    for own in members.filter(|own| own.value != 0) {
+        let at = own.value + heap.layout.ob_type();
+        heap.space.guard(at, TYPE_AND_LENGTH);
+    }
 }
 
 fn define(
