@@ -1,7 +1,7 @@
 //! What one more read costs a reader that stays: the time, calls and bytes of a warm `memory::read`.
 //!
 //! Not a comparison by itself: `tests/measure` starts a worker, runs this beside `py-spy dump`, and prints both.
-//! `resident [--rounds N] PID...` answers with one line of JSON; a round reads every process once.
+//! `resident [--rounds N] [--modules] PID...` answers with one line of JSON; a round reads every process once.
 
 use std::fs;
 use std::time::Instant;
@@ -26,12 +26,15 @@ fn identity(pid: u32) -> Option<ProcessIdentity> {
 #[expect(clippy::print_stdout, reason = "its answer")]
 fn main() -> Result<(), String> {
     let mut rounds = 100_usize;
+    let mut list_modules = false;
     let mut processes = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             // What `cargo bench` adds.
             "--bench" => {}
+            // Also every first-party module without an enum, as a pre-flight and `--root` want it.
+            "--modules" => list_modules = true,
             "--rounds" => {
                 rounds = arguments.next().and_then(|text| text.parse().ok()).filter(|n| *n > 0).ok_or("--rounds N")?;
             }
@@ -43,10 +46,10 @@ fn main() -> Result<(), String> {
     }
     if processes.is_empty() {
         // `cargo bench` without a target: there is nothing to measure.
-        println!("resident [--rounds N] PID...: name the processes to read, or run tests/measure");
+        println!("resident [--rounds N] [--modules] PID...: name the processes to read, or run tests/measure");
         return Ok(());
     }
-    let options = ReadOptions { list_modules: true, ..ReadOptions::default() };
+    let options = ReadOptions { list_modules, ..ReadOptions::default() };
     let mut cache = Cache::new();
     let mut round = || -> Result<(f64, Vec<Reading>), String> {
         let begun = now();
