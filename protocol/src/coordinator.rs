@@ -139,6 +139,8 @@ pub struct Coordinator {
     stated_hosts: Option<u32>,
     /// When the desired state was last published.
     published_at: Moment,
+    /// When it was last decided what may be granted.
+    reviewed_at: Moment,
     actions: VecDeque<Action>,
 }
 
@@ -160,6 +162,7 @@ impl Coordinator {
             lost_hosts: false,
             stated_hosts: None,
             published_at: now,
+            reviewed_at: now,
             actions: VecDeque::new(),
         };
         for record in records {
@@ -478,10 +481,11 @@ impl Coordinator {
         self.actions.pop_front()
     }
 
-    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible.
+    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible. Later than
+    /// the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let wait = self.started_at.after(self.policy.takeover_wait);
-        (!self.pending.is_empty()).then_some(wait)
+        (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait)
     }
 
     /// Returns the newest desired state's version.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 impl Coordinator {
     /// Grants what may be granted now.
     pub(super) fn review(&mut self, now: Moment) {
+        self.reviewed_at = now;
         self.pending.retain(|_, pending| now.since(pending.received_at) < self.policy.ask_lifetime);
         if !self.may_grant(now) {
             return;

@@ -290,8 +290,8 @@ impl World {
         let due = self.coordinator.as_ref().and_then(Coordinator::poll_timeout);
         if let Some(at) = due.map(|at| at.0 + self.coordinator_started_at)
             && self.coordinator_timeout != Some(at)
-            && at > self.now
         {
+            assert!(at > self.now, "the driver would spin: {at} at {}", self.now);
             self.coordinator_timeout = Some(at);
             self.at(at - self.now, Happening::CoordinatorTimeout);
         }
