@@ -26,8 +26,8 @@ impl Host {
 
     /// Sends a report where one is due or something has changed.
     pub(super) fn collect_report(&mut self, now: Moment) {
-        let draft = self.draft(now);
-        let has_changed = self.reported.as_ref().is_none_or(|last| !same_content(last, &draft));
+        let draft = self.draft();
+        let has_changed = self.reported.as_ref() != Some(&draft);
         if has_changed && now < self.report_at {
             let earliest = self.reported_at.map_or(now, |at| at.after(self.policy.change_interval));
             self.report_at = self.report_at.min(earliest);
@@ -36,7 +36,7 @@ impl Host {
             return;
         }
         self.sequence = self.sequence.saturating_add(1);
-        let mut report = Report { sequence: self.sequence, ..draft.clone() };
+        let mut report = Report { sequence: self.sequence, clock: now, ..draft.clone() };
         report.omitted = truncate(&mut report.slots);
         self.refused = None;
         self.reported = Some(draft);
@@ -48,12 +48,13 @@ impl Host {
         self.actions.push_back(Action::Report(report));
     }
 
-    fn draft(&self, now: Moment) -> Report {
+    /// What there is to say, without what differs in every report.
+    fn draft(&self) -> Report {
         Report {
             host: self.name.clone(),
             incarnation: self.incarnation,
             sequence: 0,
-            clock: now,
+            clock: Moment(0),
             accepted: self.desired.version(),
             refused: self.refused,
             unsupported: self.unsupported.clone(),
@@ -186,11 +187,6 @@ fn importance(report: &SlotReport) -> u8 {
         _ if report.done.is_some() => 5,
         _ => 6,
     }
-}
-
-fn same_content(a: &Report, b: &Report) -> bool {
-    let plain = |report: &Report| Report { sequence: 0, clock: Moment(0), refused: None, ..report.clone() };
-    a.refused == b.refused && plain(a) == plain(b)
 }
 
 /// Counts one slot for one app. Returns whether it is settled; `None` where it does not belong to the app.
