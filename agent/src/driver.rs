@@ -6,7 +6,7 @@
 mod act;
 mod looks;
 
-pub use act::Allow;
+pub use crate::survey::Allow;
 
 use crate::child::Program;
 use crate::eyes::Eyes;
@@ -55,8 +55,6 @@ pub struct Config {
     pub parser: Program,
     /// How files are purged.
     pub purger: Purger,
-    /// What this agent may do.
-    pub allow: Allow,
     /// Decide everything, do nothing.
     pub dry_run: bool,
     /// Pause between two looks at the list of processes.
@@ -136,7 +134,12 @@ pub async fn run(
     let hands = Arc::new(Hands::new(config.reach.clone()));
     let eyes = Eyes::new(config.reader.clone(), config.parser.clone());
     let rules = Arc::new(config.rules.clone());
-    let surveyor = Arc::new(Mutex::new(Surveyor::new(eyes, Arc::clone(&hands), rules)));
+    let mut decided = config.records.iter().filter_map(|record| match record {
+        Record::Decided(decided) => Some(decided.clone()),
+        _ => None,
+    });
+    let decided = decided.next_back().unwrap_or_default();
+    let surveyor = Arc::new(Mutex::new(Surveyor::new(eyes, Arc::clone(&hands), rules, decided)));
     let mut acts = Acts::recover(&config, Arc::clone(&hands), Arc::clone(&surveyor));
     let mut looks = Looks::new(config.scan_interval, config.look_interval);
     let mut watcher = Watch::new(WatchOptions::default()).ok();
@@ -168,6 +171,7 @@ pub async fn run(
                 }
             }
         }
+        looks::forget_manifests(&host, &mut manifests);
         for digest in looks::wanted_manifests(&host, &manifests) {
             if looks.ask_manifest(digest, clock.now()) {
                 // A full channel loses the request; it is repeated.

@@ -9,7 +9,7 @@ mod directory;
 mod preflight;
 mod summaries;
 
-pub use claims::{Announced, AppRules, Claim, Claims, Directory, KnownManifest};
+pub use claims::{AppRules, Claim, Claims, Directory, KnownManifest};
 pub(crate) use claims::{Seen, lies_below};
 pub use preflight::Preflight;
 

@@ -3,11 +3,16 @@
 //! Called by the driver for every scan. It decides nothing about restarts; it says which are stale, which cannot be
 //! restarted and why, and which files are proven stale.
 
+mod allow;
+mod others;
+mod probe;
 mod vacancy;
+
+pub use allow::Allow;
 
 use crate::child;
 use crate::eyes::{
-    Announced, AppRules, Claim, Claims, Directory, Eyes, KnownManifest, LookOptions, Preflight, Seen, Sight, lies_below,
+    AppRules, Claim, Claims, Directory, Eyes, KnownManifest, LookOptions, Preflight, Seen, Sight, lies_below,
 };
 use crate::judge::{Placed, WorkerJudged, against_manifest};
 use crate::process::{Process, Supervisor, Unit};
@@ -16,7 +21,7 @@ use crate::reading::Outcome;
 use crate::restart::{Hands, Plan, UnitConfig, UnitFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use unstale_protocol::host::{AppView, Scan, UnitJudgement, UnitView};
+use unstale_protocol::host::{Announced, AppView, Scan, UnitJudgement, UnitView};
 use unstale_protocol::ids::{AppName, PoolName, ProcessIdentity, Revision, SlotId};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict, sum};
@@ -34,6 +39,8 @@ pub struct Rules {
     pub roots: Vec<String>,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+    /// What this agent may do.
+    pub allow: Allow,
 }
 
 /// What a survey rests on.
@@ -49,6 +56,8 @@ pub struct Asked {
     pub awaited: BTreeMap<AppName, Revision>,
     /// Slots that must be said to be vacant where nothing is up in them, with the plan of the last action.
     pub slots: BTreeMap<SlotId, Option<Plan>>,
+    /// Dry runs by name, with the manifests to judge by; those whose manifest is here.
+    pub probes: BTreeMap<String, KnownManifest>,
 }
 
 impl Asked {
@@ -58,7 +67,10 @@ impl Asked {
         let names = |asked: &Self| -> Vec<(AppName, Revision)> {
             asked.manifests.iter().map(|known| (known.app.clone(), known.revision)).collect()
         };
-        names(self) == names(other) && self.awaited == other.awaited && self.slots.keys().eq(other.slots.keys())
+        names(self) == names(other)
+            && self.awaited == other.awaited
+            && self.slots.keys().eq(other.slots.keys())
+            && self.probes.keys().eq(other.probes.keys())
     }
 }
 
@@ -91,8 +103,8 @@ pub struct Surveyor {
     rules: Arc<Rules>,
     /// Who brought each slot's unit up when it was last seen.
     supervisors: BTreeMap<SlotId, Supervisor>,
-    /// Why a stale unit cannot be restarted, by the root that this was found for.
-    blocks: BTreeMap<ProcessIdentity, Option<String>>,
+    /// How a stale unit would be restarted, or why it cannot be, by the root that this was found for.
+    blocks: BTreeMap<ProcessIdentity, Result<String, String>>,
     /// Of the last survey.
     stale_files: BTreeMap<String, StaleFile>,
     purge_roots: BTreeMap<AppName, BTreeSet<String>>,
@@ -103,8 +115,8 @@ pub struct Surveyor {
 }
 
 impl Surveyor {
-    /// Makes a surveyor.
-    pub fn new(eyes: Eyes, hands: Arc<Hands>, rules: Arc<Rules>) -> Self {
+    /// Makes a surveyor; `decided` is what an earlier one had found out about announced apps.
+    pub fn new(eyes: Eyes, hands: Arc<Hands>, rules: Arc<Rules>, decided: BTreeSet<Announced>) -> Self {
         Self {
             eyes,
             hands,
@@ -113,7 +125,7 @@ impl Surveyor {
             blocks: BTreeMap::new(),
             stale_files: BTreeMap::new(),
             purge_roots: BTreeMap::new(),
-            decided: BTreeSet::new(),
+            decided,
             last: None,
         }
     }
@@ -143,14 +155,17 @@ impl Surveyor {
         {
             return Ok(Arc::clone(last));
         }
-        let manifests: Vec<_> = asked.manifests.iter().map(|known| Arc::clone(&known.manifest)).collect();
+        let known = asked.manifests.iter().chain(asked.probes.values());
+        let manifests: Vec<_> = known.map(|known| Arc::clone(&known.manifest)).collect();
         let options = self.options(None);
         self.eyes.look(&listed.units, &options, &manifests, asked.full).await;
         let all = listed.units.clone();
         let mut survey = Survey { units: self.within_roots(listed.units), listed: all, ..Survey::default() };
         survey.scan.begun_at = asked.begun_at;
         survey.scan.full = asked.full;
-        let claims = self.claims(&survey.units, asked).await;
+        let (claims, decided) = self.claims(&survey.units, &asked.manifests).await;
+        self.keep_decided(decided, asked);
+        survey.scan.decided.clone_from(&self.decided);
         for app in asked.manifests.iter().map(|known| (&known.app, known.revision, None)).chain(
             asked
                 .awaited
@@ -169,6 +184,8 @@ impl Surveyor {
             self.blocks.clear();
         }
         self.find_blocks(&units, &mut survey).await;
+        survey.scan.others = self.others(&units, &survey);
+        survey.scan.probes = self.answer_probes(&units, asked).await;
         for unit in &units {
             self.supervisors.insert(unit.slot.clone(), unit.supervisor.clone());
         }
@@ -215,12 +232,22 @@ impl Surveyor {
         units.into_iter().filter(|unit| unit.processes.iter().any(is_below)).collect()
     }
 
-    async fn claims(&mut self, units: &[Unit], asked: &Asked) -> BTreeMap<SlotId, BTreeMap<AppName, Claim>> {
+    /// What is announced and whose manifest is not here yet keeps what was decided about it.
+    fn keep_decided(&mut self, decided: BTreeSet<Announced>, asked: &Asked) {
+        self.decided.retain(|(app, _)| asked.awaited.contains_key(app));
+        self.decided.extend(decided);
+    }
+
+    async fn claims(
+        &mut self,
+        units: &[Unit],
+        manifests: &[KnownManifest],
+    ) -> (BTreeMap<SlotId, BTreeMap<AppName, Claim>>, BTreeSet<Announced>) {
         let mut roots: BTreeMap<String, ProcessIdentity> = BTreeMap::new();
         for unit in units {
             for process in &unit.processes {
                 let Some(sight) = self.eyes.seen(&process.identity) else { continue };
-                for known in &asked.manifests {
+                for known in manifests {
                     if let crate::judge::Fit::Yes(placed) =
                         crate::judge::fit(&known.manifest, &sight.reading, &sight.code)
                     {
@@ -239,14 +266,12 @@ impl Surveyor {
             .collect();
         let claims = Claims {
             rules: &self.rules.apps,
-            manifests: &asked.manifests,
+            manifests,
             boot_id: &self.rules.boot_id,
             directories: &directories,
             decided: &self.decided,
         };
-        let (claims, decided) = claims.decide(&seen);
-        self.decided = decided;
-        claims
+        claims.decide(&seen)
     }
 
     fn judge_unit(&self, unit: &Unit, claims: Option<&BTreeMap<AppName, Claim>>, asked: &Asked, survey: &mut Survey) {
@@ -371,6 +396,11 @@ impl Surveyor {
 
     /// A pool that configuration names, else one per app, kind and service.
     fn pools<'a>(&self, unit: &Unit, apps: impl Iterator<Item = &'a AppName>) -> BTreeSet<PoolName> {
+        let apps = apps.map(AppName::as_str);
+        self.pools_of(unit, apps)
+    }
+
+    fn pools_of<'a>(&self, unit: &Unit, apps: impl Iterator<Item = &'a str>) -> BTreeSet<PoolName> {
         let matches = |patterns: &Vec<String>| {
             patterns.iter().any(|pattern| crate::restart::glob::fits(pattern, unit.slot.as_str()))
         };
@@ -391,20 +421,21 @@ impl Surveyor {
                 continue;
             }
             if let Some(known) = self.blocks.get(&view.root) {
-                view.blocked.clone_from(known);
+                view.blocked = known.clone().err();
                 continue;
             }
             let app = view.apps.iter().find(|(_, judged)| judged.verdict == Verdict::Stale).map(|(app, _)| app);
             let facts = self.facts(unit, survey.judged.get(&view.root));
-            let blocked = match self.hands.plan(unit, &facts, &self.rules.units).await {
-                Err(refusal) => Some(refusal.to_string()),
-                Ok(_) => match self.preflight(unit, app).await {
-                    Preflight::Clear => None,
-                    Preflight::Refused(why) => Some(format!("it would not start again: {why}")),
+            let planned = match self.hands.plan(unit, &facts, &self.rules.units).await {
+                Err(refusal) => Err(refusal.to_string()),
+                Ok(plan) => match (self.rules.allow.refusal(&plan), self.preflight(unit, app).await) {
+                    (Some(why), _) => Err(why.to_owned()),
+                    (None, Preflight::Refused(why)) => Err(format!("it would not start again: {why}")),
+                    (None, Preflight::Clear) => Ok(plan.means.to_string()),
                 },
             };
-            self.blocks.insert(view.root, blocked.clone());
-            view.blocked = blocked;
+            self.blocks.insert(view.root, planned.clone());
+            view.blocked = planned.err();
         }
     }
 

@@ -410,6 +410,7 @@ fn refusal(refused: &Refused) -> api::Refusal {
         Refused::NotCurrent(..) => (409, "not-current", "name the current revision, or only the app"),
         Refused::Aborted(..) => (409, "aborted", "`unstale broadcast` begins a new revision"),
         Refused::NoDrain(_) => (404, "no-such-drain", "`unstale status` lists them"),
+        Refused::TooManyProbes => (429, "too-many-dry-runs", "try again when they are over"),
         Refused::NoHost(_) => (404, "no-such-host", "`unstale status` lists them"),
     };
     api::Refusal::new(status, code, refused.to_string()).help(help)

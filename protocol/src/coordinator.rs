@@ -4,10 +4,12 @@
 //! rollout has come. Nothing frees a permit but the report of the host that holds it.
 
 mod budget;
+mod probe;
 mod record;
 mod reports;
 mod status;
 
+pub use probe::{PROBES_MAX, ProbeHost, ProbeStatus};
 pub use record::{
     Broadcast, DrainRecord, Event, HostRecord, MaxUnavailable, MaxUnavailableError, PermitRecord, Record,
     RolloutRecord, Terms,
@@ -17,6 +19,7 @@ pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitSt
 use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, SlotId, Version};
 use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Mode, Nonce, Permit, Report, Want};
 use crate::time::Moment;
+use probe::Open;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -40,6 +43,8 @@ pub struct CoordinatorPolicy {
     pub ask_lifetime: Duration,
     /// Least pause before the desired state is published again for a host that lags behind.
     pub republish_interval: Duration,
+    /// A dry run that nobody has asked about for this long is over.
+    pub probe_lifetime: Duration,
 }
 
 impl Default for CoordinatorPolicy {
@@ -53,6 +58,7 @@ impl Default for CoordinatorPolicy {
             pools: BTreeMap::new(),
             ask_lifetime: Duration::from_secs(16),
             republish_interval: Duration::from_secs(5),
+            probe_lifetime: Duration::from_secs(15),
         }
     }
 }
@@ -95,6 +101,9 @@ pub enum Refused {
     /// There is no such host.
     #[error("no host of the name {0} is known")]
     NoHost(HostName),
+    /// So many dry runs are under way.
+    #[error("{PROBES_MAX} dry runs are under way already")]
+    TooManyProbes,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +137,9 @@ pub struct Coordinator {
     rollouts: BTreeMap<AppName, BTreeMap<Revision, RolloutRecord>>,
     drains: BTreeMap<DrainId, DrainRecord>,
     next_drain: u64,
+    /// Dry runs; they end with this reign, or when nobody asks about them any more.
+    probes: BTreeMap<String, Open>,
+    next_probe: u64,
     permits: BTreeMap<(HostName, SlotId), PermitRecord>,
     hosts: BTreeMap<HostName, Host>,
     pending: BTreeMap<(HostName, SlotId), Pending>,
@@ -155,6 +167,8 @@ impl Coordinator {
             rollouts: BTreeMap::new(),
             drains: BTreeMap::new(),
             next_drain: 1,
+            probes: BTreeMap::new(),
+            next_probe: 1,
             permits: BTreeMap::new(),
             hosts: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -264,7 +278,7 @@ impl Coordinator {
             generation: self.version.generation,
             apps,
             drains,
-            probes: Vec::new(),
+            probes: self.desired_probes(),
             must: Vec::new(),
         }
     }
@@ -473,6 +487,7 @@ impl Coordinator {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Moment) {
+        self.end_forgotten_probes(now);
         self.review(now);
     }
 
@@ -481,11 +496,12 @@ impl Coordinator {
         self.actions.pop_front()
     }
 
-    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible. Later than
-    /// the last `now`, for a request that waits for room must not keep the driver busy.
+    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible, or a dry run
+    /// is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let wait = self.started_at.after(self.policy.takeover_wait);
-        (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait)
+        let granting = (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait);
+        granting.into_iter().chain(self.probe_end()).min()
     }
 
     /// Returns the newest desired state's version.

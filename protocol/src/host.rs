@@ -8,10 +8,14 @@ mod input;
 mod report;
 mod slot;
 
-pub use input::{AppView, PurgeResult, Record, Scan, SlotRecord, UnitJudgement, UnitView, Vacancy};
+pub use input::{
+    Announced, AppView, OtherView, PurgeResult, Record, Scan, SlotRecord, UnitJudgement, UnitView, Vacancy,
+};
 
 use crate::ids::{AppName, DrainId, HostName, Incarnation, SlotId, Version};
-use crate::message::{Ask, Desired, DesiredDrain, Mode, Nonce, Permit, Purpose, Report, Want, not_understood};
+use crate::message::{
+    Ask, Desired, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
+};
 use crate::restart::{Action as Step, Cleared, Intent, IntentPhase, Restart, RestartPolicy, Task, Verified};
 use crate::time::Moment;
 use app::App;
@@ -90,6 +94,11 @@ pub struct Host {
     leaving: bool,
     apps: BTreeMap<AppName, App>,
     slots: BTreeMap<SlotId, Slot>,
+    /// Units that no rollout judges.
+    others: Vec<OtherView>,
+    /// Answers to the dry runs that are desired.
+    probes: BTreeMap<String, ProbeReport>,
+    decided: BTreeSet<Announced>,
     /// Requests under way, by slot, as they were last sent.
     wants: BTreeMap<SlotId, Want>,
     ask_at: Option<Moment>,
@@ -122,6 +131,9 @@ impl Host {
             leaving: false,
             apps: BTreeMap::new(),
             slots: BTreeMap::new(),
+            others: Vec::new(),
+            probes: BTreeMap::new(),
+            decided: BTreeSet::new(),
             wants: BTreeMap::new(),
             ask_at: None,
             report_at: now,
@@ -150,6 +162,7 @@ impl Host {
                 let slot = self.slots.entry(intent.slot.clone()).or_default();
                 slot.action = Some(Restart::recover(intent, ends_root, self.policy.restart, now));
             }
+            Record::Decided(decided) => self.decided = decided,
             Record::IntentOver(id) => {
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.action = None;
@@ -175,7 +188,10 @@ impl Host {
         }
         self.unsupported = None;
         self.desired = desired.clone();
+        self.probes.retain(|id, _| desired.probes.iter().any(|probe| probe.id == *id));
         self.actions.push_back(Action::Store(vec![Record::Desired(desired.clone())]));
+        // Requests that rest on the older state are not granted any more.
+        self.ask_at = self.ask_at.map(|_| now);
         self.follow_desired_apps(now);
         let aborted: BTreeSet<_> = self.apps_in(Mode::Abort);
         for slot in self.slots.values_mut() {
@@ -211,9 +227,12 @@ impl Host {
                 app.see(view, scan, self.policy.second_look, now);
             }
         }
-        let seen: BTreeSet<_> = scan.units.iter().map(|unit| unit.slot.clone()).collect();
-        for unit in &scan.units {
+        let adopted: Vec<&UnitView> =
+            scan.others.iter().map(|other| &other.view).filter(|view| self.is_adopted(view)).collect();
+        let mut seen = BTreeSet::new();
+        for unit in scan.units.iter().chain(adopted) {
             self.slots.entry(unit.slot.clone()).or_default().see(unit, scan.begun_at, now);
+            seen.insert(unit.slot.clone());
         }
         for (id, slot) in &mut self.slots {
             if !seen.contains(id) {
@@ -221,7 +240,54 @@ impl Host {
             }
         }
         self.slots.retain(|_, slot| !slot.is_forgettable());
+        self.release_adopted();
+        self.others.clone_from(&scan.others);
+        self.take_probes(scan, now);
+        if self.decided != scan.decided {
+            self.decided.clone_from(&scan.decided);
+            self.actions.push_back(Action::Store(vec![Record::Decided(scan.decided.clone())]));
+        }
         self.review(now);
+    }
+
+    /// Tells whether a unit of no announced app is kept all the same: it is to be drained, or was.
+    fn is_adopted(&self, view: &UnitView) -> bool {
+        view.apps.is_empty()
+            && match self.slots.get(&view.slot) {
+                Some(slot) => slot.record.apps.is_empty(),
+                None => self.drains_here().any(|drain| drain.slot == view.slot),
+            }
+    }
+
+    /// Lets go of units of no announced app once nothing is wanted of them.
+    fn release_adopted(&mut self) {
+        let wanted: BTreeSet<SlotId> = self.drains_here().map(|drain| drain.slot.clone()).collect();
+        let released: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(id, slot)| slot.is_nobodys() && !wanted.contains(*id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        if released.is_empty() {
+            return;
+        }
+        self.slots.retain(|id, _| !released.contains(id));
+        self.actions.push_back(Action::Store(released.into_iter().map(|id| Record::Slot(id, None)).collect()));
+    }
+
+    fn take_probes(&mut self, scan: &Scan, now: Moment) {
+        let wanted = |id: &String| self.desired.probes.iter().any(|probe| probe.id == *id);
+        let probes: BTreeMap<_, _> = scan
+            .probes
+            .iter()
+            .filter(|(id, _)| wanted(id))
+            .map(|(id, answer)| (id.clone(), report::bounded(answer.clone())))
+            .collect();
+        if probes.keys().any(|id| !self.probes.contains_key(id)) {
+            // Somebody waits for it.
+            self.report_at = now;
+        }
+        self.probes = probes;
     }
 
     /// Takes a permit. It counts only if everything it was asked for still holds.
@@ -464,3 +530,6 @@ impl Host {
         Duration::from_millis(self.jitter % millis.max(1))
     }
 }
+
+#[cfg(test)]
+mod tests;

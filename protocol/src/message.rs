@@ -151,6 +151,74 @@ pub struct Report {
     /// How many further slots were left out for want of room.
     #[serde(default)]
     pub omitted: u32,
+    /// Units that belong to no announced app, and units whose claim to one has no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherUnit>,
+    /// How many further ones of these were left out for want of room.
+    #[serde(default)]
+    pub others_omitted: u32,
+    /// What would be done about each dry run, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probes: BTreeMap<String, ProbeReport>,
+}
+
+/// A unit that no rollout judges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherUnit {
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its name.
+    pub unit: UnitId,
+    /// Its root.
+    pub identity: ProcessIdentity,
+    /// A plain Python process on a terminal.
+    #[serde(default)]
+    pub bystander: bool,
+    /// Claims to announced apps that have no effect, each with the reason: `claims shop: user nobody may not`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<String>,
+}
+
+/// What one host would do about a dry run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Units by state, bystanders apart.
+    pub units: UnitCounts,
+    /// The units, those that are not fresh first.
+    pub detail: Vec<ProbeUnit>,
+    /// Bytecode that would be removed.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// How many units and files were left out for want of room.
+    #[serde(default)]
+    pub omitted: u32,
+    /// Enums and bindings that cannot be judged by nature.
+    #[serde(default)]
+    pub untracked: u32,
+    /// Plain Python processes on a terminal that hold the app's enums.
+    #[serde(default)]
+    pub bystanders: u32,
+}
+
+/// One unit under a dry run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeUnit {
+    /// The slot.
+    pub slot: SlotId,
+    /// The life of the unit in it.
+    pub unit: UnitId,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What would cure it.
+    pub cure: Cure,
+    /// What the verdict rests on.
+    pub because: String,
+    /// How it would be restarted, where it would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub means: Option<String>,
+    /// Why it cannot be restarted, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<String>,
 }
 
 /// How far one app has come on one host.

@@ -5,7 +5,7 @@ use crate::eyes::Preflight;
 use crate::process::Unit;
 use crate::purge::{Mode as PurgeMode, Outcome, Purger};
 use crate::restart::{Hands, Hold, Plan};
-use crate::survey::{Asked, Survey, Surveyor};
+use crate::survey::{Allow, Asked, Survey, Surveyor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,23 +18,6 @@ use unstale_protocol::message::Purpose;
 use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
-
-/// What this agent may do, by its own configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allow {
-    /// Remove stale bytecode.
-    pub purge: bool,
-    /// Tell supervisors to stop and start.
-    pub supervisor: bool,
-    /// Send signals.
-    pub signal: bool,
-}
-
-impl Default for Allow {
-    fn default() -> Self {
-        Self { purge: true, supervisor: true, signal: true }
-    }
-}
 
 /// What is written down as the means of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +63,7 @@ impl Acts {
                 under_way.insert(intent.slot.clone(), Arc::new(act));
             }
         }
-        let (purger, allow, dry_run) = (config.purger.clone(), config.allow, config.dry_run);
+        let (purger, allow, dry_run) = (config.purger.clone(), config.rules.allow, config.dry_run);
         Self { hands, surveyor, purger, allow, dry_run, under_way }
     }
 
@@ -243,11 +226,8 @@ async fn clear(
         }
         (_, Purpose::Drain(_)) => return Err("an action without a purpose".into()),
     };
-    if !allow.signal {
-        return Err("this agent may not send signals: [agent] allow".into());
-    }
-    if !allow.supervisor && plan.needs_supervisor() {
-        return Err("this agent may not tell supervisors anything: [agent] allow".into());
+    if let Some(why) = allow.refusal(&plan) {
+        return Err(why.to_owned());
     }
     for note in &plan.notes {
         tracing::info!(slot = %intent.slot, %note, "worth knowing");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::host::Host;
-use unstale_protocol::ids::SlotId;
+use unstale_protocol::ids::{Revision, SlotId};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::time::Moment;
 
@@ -76,7 +76,18 @@ impl Looks {
 
 /// Returns the manifests that the desired state names and that are not here.
 pub(super) fn wanted_manifests(host: &Host, manifests: &BTreeMap<Fingerprint, Arc<Manifest>>) -> Vec<Fingerprint> {
-    host.desired().apps.values().map(|app| app.manifest).filter(|digest| !manifests.contains_key(digest)).collect()
+    named(host).filter(|digest| !manifests.contains_key(digest)).collect()
+}
+
+/// Lets go of manifests that the desired state no longer names.
+pub(super) fn forget_manifests(host: &Host, manifests: &mut BTreeMap<Fingerprint, Arc<Manifest>>) {
+    manifests.retain(|digest, _| named(host).any(|named| named == *digest));
+}
+
+fn named(host: &Host) -> impl Iterator<Item = Fingerprint> {
+    let desired = host.desired();
+    let apps = desired.apps.values().map(|app| app.manifest);
+    apps.chain(desired.probes.iter().map(|probe| probe.manifest))
 }
 
 /// Says what the next look has to cover.
@@ -104,5 +115,9 @@ pub(super) fn asked(
         .known_slots()
         .map(|(slot, means)| (slot.clone(), super::act::Means::parse(means).map(|means| means.plan)))
         .collect();
-    Asked { begun_at, full, manifests: known, awaited, slots }
+    let probes = host.desired().probes.iter().filter_map(|probe| {
+        let manifest = Arc::clone(manifests.get(&probe.manifest)?);
+        Some((probe.id.clone(), KnownManifest { app: probe.app.clone(), revision: Revision::default(), manifest }))
+    });
+    Asked { begun_at, full, manifests: known, awaited, slots, probes: probes.collect() }
 }

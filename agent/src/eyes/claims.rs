@@ -9,6 +9,7 @@ use crate::process::{Process, Unit};
 use crate::restart::glob;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use unstale_protocol::host::Announced;
 use unstale_protocol::ids::{AppName, Revision, SlotId};
 use unstale_protocol::manifest::Manifest;
 
@@ -60,11 +61,7 @@ pub struct Claims<'a> {
     pub decided: &'a BTreeSet<Announced>,
 }
 
-/// An app as it was announced: its name and the directories that the announcement came from. A later revision of
-/// the same source is the same.
-pub type Announced = (AppName, Vec<String>);
-
-/// Returns what a manifest was announced as.
+/// Returns what a manifest was announced as. A later revision of the same source is the same.
 fn announced(known: &KnownManifest) -> Announced {
     let paths = known.manifest.origin.as_ref().map(|origin| origin.paths.clone()).unwrap_or_default();
     (known.app.clone(), paths)

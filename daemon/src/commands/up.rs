@@ -164,12 +164,16 @@ fn agent_config(
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map(|text| text.trim().to_owned())
                 .unwrap_or_default(),
+            allow: Allow {
+                purge: allows(Act::Purge),
+                supervisor: allows(Act::Supervisor),
+                signal: allows(Act::Signal),
+            },
         },
         reach: Reach::default(),
         reader: parts::reader(),
         parser: parts::parser(),
         purger: parts::purger(),
-        allow: Allow { purge: allows(Act::Purge), supervisor: allows(Act::Supervisor), signal: allows(Act::Signal) },
         dry_run: false,
         scan_interval: config.agent.scan_interval.duration(),
         look_interval: config.agent.read_interval.duration(),

@@ -183,13 +183,13 @@ impl Coordinator {
     }
 
     /// Returns the hosts that are expected: configured ones, and heard ones that have not left.
-    fn expected(&self) -> impl Iterator<Item = (&HostName, Option<&Host>)> {
+    pub(super) fn expected(&self) -> impl Iterator<Item = (&HostName, Option<&Host>)> {
         let configured = self.policy.expected_hosts.iter().filter(|name| !self.hosts.contains_key(*name));
         let heard = self.hosts.iter().filter(|(_, host)| !host.record.left && !host.forgotten);
         heard.map(|(name, host)| (name, Some(host))).chain(configured.map(|name| (name, None)))
     }
 
-    fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
+    pub(super) fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
         let since = host.and_then(|host| host.heard_at).unwrap_or(self.started_at);
         now.since(since) >= self.policy.silent_after
     }

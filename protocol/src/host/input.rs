@@ -1,7 +1,7 @@
 //! What the host's machine is told, and what it keeps on disk.
 
 use crate::ids::{AppName, DrainId, PoolName, ProcessIdentity, Revision, SlotId, UnitId};
-use crate::message::{Desired, Done};
+use crate::message::{Desired, Done, ProbeReport};
 use crate::restart::Intent;
 use crate::time::Moment;
 use crate::verdict::{Cure, Verdict};
@@ -21,6 +21,24 @@ pub struct Scan {
     pub apps: BTreeMap<AppName, AppView>,
     /// Known slots in which nothing is up. A slot in neither list was not looked for.
     pub vacant: BTreeMap<SlotId, Vacancy>,
+    /// Units that no rollout judges.
+    pub others: Vec<OtherView>,
+    /// What would be done about each dry run whose manifest is here.
+    pub probes: BTreeMap<String, ProbeReport>,
+    /// Announcements whose units were told by more than their modules; to be remembered and handed in again.
+    pub decided: BTreeSet<Announced>,
+}
+
+/// An app as it was announced: its name and the directories that the announcement came from.
+pub type Announced = (AppName, Vec<String>);
+
+/// A unit that no rollout judges: it belongs to no announced app, or its claim to one has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherView {
+    /// The unit. Where it belongs to an announced app all the same, the scan's units have it, too.
+    pub view: UnitView,
+    /// Claims without effect, each with the reason.
+    pub claims: Vec<String>,
 }
 
 /// One unit as the eyes saw it.
@@ -113,6 +131,8 @@ pub enum Record {
     IntentOver(SlotId),
     /// What is remembered of a slot; `None` forgets it.
     Slot(SlotId, Option<SlotRecord>),
+    /// Announcements whose units were told by more than their modules.
+    Decided(BTreeSet<Announced>),
 }
 
 /// What is remembered of a slot across restarts of the agent.

@@ -3,20 +3,26 @@
 use super::input::{UnitJudgement, UnitView};
 use super::slot::Slot;
 use super::{Action, Host};
-use crate::ids::{AppName, PoolName, Revision};
+use crate::ids::{AppName, PoolName, Revision, SlotId};
 use crate::message::{
-    AppReport, DoneResult, Phase, PoolReport, Purpose, Report, SlotJudgement, SlotReport, UnitCounts,
+    AppReport, DoneResult, OtherUnit, Phase, PoolReport, ProbeReport, ProbeUnit, Purpose, Report, SlotJudgement,
+    SlotReport, UnitCounts,
 };
 use crate::time::Moment;
 use crate::verdict::{Cure, Verdict};
-use std::collections::BTreeMap;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Most bytes of JSON that the slots of one report may take.
 const DETAIL_MAX_BYTES: usize = 32 * 1024;
 
-/// Room kept for commas and brackets around each slot.
-const SLOT_OVERHEAD_BYTES: usize = 2;
+/// Room kept for commas and brackets around each of them.
+const ITEM_OVERHEAD_BYTES: usize = 2;
+
+/// Most bytes of JSON that the units and the files in the answer to one dry run may take.
+const PROBE_UNITS_MAX_BYTES: usize = 24 * 1024;
+const PROBE_FILES_MAX_BYTES: usize = 8 * 1024;
 
 impl Host {
     /// Returns when the next report is due, at the latest.
@@ -37,7 +43,10 @@ impl Host {
         }
         self.sequence = self.sequence.saturating_add(1);
         let mut report = Report { sequence: self.sequence, clock: now, ..draft.clone() };
-        report.omitted = truncate(&mut report.slots);
+        report.others = self.other_units(&report.slots);
+        let mut room = DETAIL_MAX_BYTES;
+        report.omitted = truncate(&mut report.slots, &mut room);
+        report.others_omitted = truncate(&mut report.others, &mut room);
         self.refused = None;
         self.reported = Some(draft);
         self.reported_at = Some(now);
@@ -48,8 +57,11 @@ impl Host {
         self.actions.push_back(Action::Report(report));
     }
 
-    /// What there is to say, without what differs in every report.
+    /// What there is to say, without what differs in every report and what is no news.
     fn draft(&self) -> Report {
+        let slots = self.slot_reports();
+        let mut others = self.other_units(&slots);
+        others.retain(is_worth_a_report);
         Report {
             host: self.name.clone(),
             incarnation: self.incarnation,
@@ -61,9 +73,31 @@ impl Host {
             leaving: self.leaving,
             apps: self.apps.keys().map(|name| (name.clone(), self.app_report(name))).collect(),
             pools: self.pool_reports(),
-            slots: self.slot_reports(),
+            slots,
             omitted: 0,
+            others,
+            others_omitted: 0,
+            probes: self.probes.clone(),
         }
+    }
+
+    /// Units that no slot of the report stands for, and claims without effect; the latter first.
+    fn other_units(&self, slots: &[SlotReport]) -> Vec<OtherUnit> {
+        let reported: BTreeSet<&SlotId> = slots.iter().map(|report| &report.slot).collect();
+        let mut others: Vec<OtherUnit> = self
+            .others
+            .iter()
+            .filter(|other| !other.claims.is_empty() || !reported.contains(&other.view.slot))
+            .map(|other| OtherUnit {
+                slot: other.view.slot.clone(),
+                unit: other.view.unit.clone(),
+                identity: other.view.root,
+                bystander: other.view.bystander,
+                claims: other.claims.clone(),
+            })
+            .collect();
+        others.sort_by_cached_key(|other| (!is_worth_a_report(other), other.slot.clone()));
+        others
     }
 
     fn app_report(&self, name: &AppName) -> AppReport {
@@ -125,7 +159,7 @@ impl Host {
         let mut reports: Vec<_> = self
             .slots
             .iter()
-            .filter(|(_, slot)| !slot.record.apps.is_empty() || slot.action.is_some() || slot.record.drained.is_some())
+            .filter(|(_, slot)| !slot.is_nobodys() || slot.view.is_some() || slot.vacancy.is_some())
             .map(|(id, slot)| {
                 let (phase, because) = slot.phase(self.wants.contains_key(id));
                 let view = slot.view.as_ref();
@@ -148,20 +182,41 @@ impl Host {
 }
 
 /// Keeps what there is room for, the most important first, and returns how many were left out.
-fn truncate(reports: &mut Vec<SlotReport>) -> u32 {
-    let mut room = DETAIL_MAX_BYTES;
-    let kept = reports
+fn truncate<T: Serialize>(items: &mut Vec<T>, room: &mut usize) -> u32 {
+    let kept = items
         .iter()
-        .take_while(|report| {
-            let size = serde_json::to_vec(report).map_or(usize::MAX, |json| json.len() + SLOT_OVERHEAD_BYTES);
-            let fits = size <= room;
-            room = room.saturating_sub(size);
+        .take_while(|item| {
+            let size = serde_json::to_vec(item).map_or(usize::MAX, |json| json.len() + ITEM_OVERHEAD_BYTES);
+            let fits = size <= *room;
+            *room = room.saturating_sub(size);
             fits
         })
         .count();
-    let omitted = u32::try_from(reports.len() - kept).unwrap_or(u32::MAX);
-    reports.truncate(kept);
+    let omitted = u32::try_from(items.len() - kept).unwrap_or(u32::MAX);
+    items.truncate(kept);
     omitted
+}
+
+/// Keeps of an answer to a dry run what there is room for, what is not fresh before files and fresh units.
+pub(super) fn bounded(mut answer: ProbeReport) -> ProbeReport {
+    let importance = |unit: &ProbeUnit| match (&unit.blocked, unit.verdict) {
+        (Some(_), _) => 0,
+        (None, Verdict::Stale) => 1,
+        (None, Verdict::Unknown) => 2,
+        (None, Verdict::Fresh | Verdict::Untracked) => 3,
+    };
+    answer.detail.sort_by_cached_key(|unit| (importance(unit), unit.slot.clone()));
+    let mut room = PROBE_UNITS_MAX_BYTES;
+    let units = truncate(&mut answer.detail, &mut room);
+    let mut room = PROBE_FILES_MAX_BYTES;
+    let files = truncate(&mut answer.files, &mut room);
+    answer.omitted = answer.omitted.saturating_add(units).saturating_add(files);
+    answer
+}
+
+/// Other plain Python processes come and go by themselves: they are named, but their coming and going is no news.
+fn is_worth_a_report(other: &OtherUnit) -> bool {
+    !other.claims.is_empty() || !other.unit.as_str().starts_with("python:")
 }
 
 fn seen_apps(view: &UnitView) -> BTreeMap<AppName, SlotJudgement> {

@@ -74,6 +74,14 @@ impl Slot {
             && !self.record.failed.as_ref().is_some_and(|failure| failure.down)
     }
 
+    /// Tells whether the slot belongs to no announced app and nothing of ours is remembered or under way in it.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.record.apps.is_empty()
+            && self.action.is_none()
+            && self.record.drained.is_none()
+            && !self.record.failed.as_ref().is_some_and(|failure| failure.down)
+    }
+
     /// Follows the desired apps: failures of earlier attempts no longer count, and what is down by us is
     /// started again; slots that are gone are kept only for the revision they were gone in.
     pub(super) fn follow_attempts(

@@ -9,7 +9,7 @@ use unstale_protocol::host::Record;
 use unstale_protocol::ids::Incarnation;
 
 /// Tables that records are read back from.
-const TABLES: [&str; 3] = ["desired", "slots", "intents"];
+const TABLES: [&str; 4] = ["desired", "slots", "intents", "decided"];
 const LIFE: &str = "life";
 const COUNTER: &str = "counter";
 
@@ -85,6 +85,7 @@ fn change(record: &Record) -> Result<Change, serde_json::Error> {
         Record::Desired(_) => ("desired", "desired".to_owned(), true),
         Record::Intent { intent, .. } => ("intents", intent.slot.to_string(), true),
         Record::IntentOver(slot) => ("intents", slot.to_string(), false),
+        Record::Decided(_) => ("decided", "decided".to_owned(), true),
         Record::Slot(slot, kept) => ("slots", slot.to_string(), kept.is_some()),
     };
     let value = if is_kept { Some(serde_json::to_vec(record)?) } else { None };

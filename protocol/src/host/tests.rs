@@ -1,0 +1,157 @@
+//! What the host says of units that no rollout judges, and of dry runs.
+
+use super::*;
+use crate::fingerprint::Salt;
+use crate::ids::{Epoch, Generation, Pid, ProcessIdentity, Revision, UnitId};
+use crate::message::{DesiredApp, Phase, Probe};
+
+fn host() -> Host {
+    let incarnation = Incarnation { counter: 1, random: Salt([1; 16]) };
+    let name = HostName::new("web-1").unwrap();
+    Host::new(name, incarnation, HostPolicy::default(), Vec::new(), 7, Moment(0))
+}
+
+fn other(kind: &str, pid: u32, claims: &[&str]) -> OtherView {
+    let identity = ProcessIdentity { pid: Pid(pid), start_ticks: 1, pid_namespace: 0 };
+    let view = UnitView {
+        slot: SlotId::new(format!("{kind}/none/{pid}")).unwrap(),
+        unit: UnitId::new(format!("{kind}:{pid}")).unwrap(),
+        root: identity,
+        pools: BTreeSet::new(),
+        bystander: false,
+        apps: BTreeMap::new(),
+        blocked: None,
+    };
+    OtherView { view, claims: claims.iter().map(|&claim| claim.to_owned()).collect() }
+}
+
+fn desired(generation: u64) -> Desired {
+    Desired { epoch: Epoch(1), generation: Generation(generation), ..Desired::default() }
+}
+
+fn drain_of(view: &OtherView) -> DesiredDrain {
+    DesiredDrain {
+        id: DrainId::new("drain-1").unwrap(),
+        host: HostName::new("web-1").unwrap(),
+        slot: view.view.slot.clone(),
+        deadline_ms: None,
+        force: false,
+    }
+}
+
+/// Takes all actions; returns the newest report and the newest request.
+fn said(host: &mut Host) -> (Option<Report>, Option<Ask>) {
+    let (mut report, mut ask) = (None, None);
+    while let Some(action) = host.poll_action() {
+        match action {
+            Action::Report(newest) => report = Some(newest),
+            Action::Ask(newest) => ask = Some(newest),
+            _ => {}
+        }
+    }
+    (report, ask)
+}
+
+#[test]
+fn units_of_no_app_are_named_and_only_those_to_be_drained_become_slots() {
+    let mut host = host();
+    let (first, second) = (other("celery", 7, &[]), other("gunicorn", 8, &[]));
+    let scan = |begun: u64| Scan {
+        begun_at: Moment(begun),
+        full: true,
+        others: vec![first.clone(), second.clone()],
+        ..Scan::default()
+    };
+    host.handle_scan(&scan(0), Moment(0));
+    let (report, ask) = said(&mut host);
+    let report = report.unwrap();
+    assert!(report.slots.is_empty() && ask.is_none());
+    assert_eq!(report.others.iter().map(|unit| unit.identity.pid.0).collect::<Vec<_>>(), [7, 8]);
+
+    host.handle_desired(&Desired { drains: vec![drain_of(&first)], ..desired(1) }, Moment(10));
+    host.handle_scan(&scan(10), Moment(20));
+    let (_, ask) = said(&mut host);
+    assert_eq!(ask.unwrap().wants.iter().map(|want| &want.slot).collect::<Vec<_>>(), [&first.view.slot]);
+    host.handle_timeout(Moment(3_000));
+    let report = said(&mut host).0.unwrap();
+    assert_eq!(report.slots.iter().map(|slot| slot.phase).collect::<Vec<_>>(), [Phase::Asking]);
+    assert_eq!(report.others.iter().map(|unit| unit.identity.pid.0).collect::<Vec<_>>(), [8]);
+
+    host.handle_desired(&desired(2), Moment(4_000));
+    host.handle_scan(&scan(4_000), Moment(4_010));
+    host.handle_timeout(Moment(9_000));
+    let report = said(&mut host).0.unwrap();
+    assert!(report.slots.is_empty() && report.others.len() == 2, "{report:?}");
+}
+
+#[test]
+fn plain_processes_that_come_and_go_are_no_news_but_claims_are() {
+    let mut host = host();
+    let reports = |host: &mut Host, others: Vec<OtherView>, at: u64| {
+        host.handle_scan(&Scan { begun_at: Moment(at), others, ..Scan::default() }, Moment(at));
+        host.handle_timeout(Moment(at + 2_500));
+        said(host).0
+    };
+    reports(&mut host, Vec::new(), 0);
+    assert_eq!(reports(&mut host, vec![other("python", 7, &[])], 5_000), None);
+    assert!(reports(&mut host, vec![other("python", 7, &["claims shop"])], 10_000).is_some());
+}
+
+#[test]
+fn an_answer_to_a_dry_run_is_reported_at_once_and_only_while_it_is_desired() {
+    let mut host = host();
+    let probe = Probe {
+        id: "probe-1-1".into(),
+        app: AppName::new("shop").unwrap(),
+        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
+    };
+    host.handle_desired(&Desired { probes: vec![probe], ..desired(1) }, Moment(0));
+    said(&mut host);
+    let answers = |id: &str| BTreeMap::from([(id.to_owned(), ProbeReport::default())]);
+    let mut scan = Scan { begun_at: Moment(10), full: true, probes: answers("probe-1-1"), ..Scan::default() };
+    host.handle_scan(&scan, Moment(20));
+    assert_eq!(said(&mut host).0.unwrap().probes, scan.probes);
+    scan.probes = answers("probe-9-9");
+    host.handle_desired(&desired(2), Moment(30));
+    host.handle_scan(&scan, Moment(40));
+    host.handle_timeout(Moment(70_000));
+    assert!(said(&mut host).0.unwrap().probes.is_empty());
+}
+
+#[test]
+fn a_newer_desired_state_is_asked_about_at_once() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let first = Desired { drains: vec![drain_of(&unit)], ..desired(1) };
+    host.handle_desired(&first, Moment(0));
+    let scan = Scan { others: vec![unit], ..Scan::default() };
+    host.handle_scan(&scan, Moment(10));
+    assert!(said(&mut host).1.is_some());
+    let app = DesiredApp {
+        revision: Revision(1),
+        mode: Mode::Run,
+        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
+        attempt: Generation(2),
+    };
+    let apps = BTreeMap::from([(AppName::new("shop").unwrap(), app)]);
+    let second = Desired { apps, generation: Generation(2), ..first };
+    host.handle_desired(&second, Moment(1_000));
+    assert_eq!(said(&mut host).1.unwrap().version, second.version());
+}
+
+#[test]
+fn what_was_decided_about_apps_is_written_down_once() {
+    let mut host = host();
+    let decided = BTreeSet::from([(AppName::new("shop").unwrap(), vec!["/srv/shop".to_owned()])]);
+    let scan = Scan { decided: decided.clone(), ..Scan::default() };
+    let mut stored = Vec::new();
+    for at in 0..3 {
+        host.handle_scan(&scan, Moment(at));
+        while let Some(action) = host.poll_action() {
+            if let Action::Store(records) = action {
+                stored.extend(records);
+            }
+        }
+    }
+    assert_eq!(stored, [Record::Decided(decided)]);
+}
