@@ -29,6 +29,12 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, api::Refusal>>;
 pub(crate) enum Command {
     /// Announce a schema version.
     Broadcast(Box<api::BroadcastRequest>, Caller, Answer<api::BroadcastAccepted>),
+    /// Begin a dry run.
+    Probe(Box<api::BroadcastRequest>, Answer<api::DryRun>),
+    /// How far a dry run has been answered; asking keeps it going.
+    ProbeStatus(String, Answer<api::DryRun>),
+    /// End a dry run.
+    ProbeOver(String, Answer<api::DryRun>),
     /// Ask for no further restarts.
     Pause(AppTarget, api::HandRequest, Caller, Answer<api::Rollout>),
     /// Go on.

@@ -4,9 +4,11 @@
 //! where the disk refuses, the driver ends rather than go on without it.
 
 mod answers;
+mod dry;
 mod journal;
 mod people;
 mod records;
+mod why;
 
 use crate::api;
 use crate::bus::embedded::CoordinatorEnd;
@@ -22,7 +24,7 @@ use unstale_protocol::coordinator::{
 };
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, HostName, Pid, SlotId};
-use unstale_protocol::manifest::MANIFEST_MAX_BYTES;
+use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 use unstale_protocol::message::Upward;
 
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
@@ -197,6 +199,15 @@ impl Driver {
                 let result = self.broadcast(*request, by)?;
                 reply(answer, result);
             }
+            Command::Probe(request, answer) => {
+                let result = self.probe(*request)?;
+                reply(answer, result);
+            }
+            Command::ProbeStatus(id, answer) => reply(answer, self.probe_status(&id)),
+            Command::ProbeOver(id, answer) => {
+                let result = self.probe_over(&id)?;
+                reply(answer, result);
+            }
             Command::Pause(target, request, caller, answer) => {
                 let by = people::record(&caller, request.message.as_deref());
                 let result = self.machine.handle_pause(&target.app, target.revision, &by);
@@ -257,7 +268,7 @@ impl Driver {
             Command::Status(answer) => reply(answer, Ok(self.status())),
             Command::Why(target, answer) => {
                 let all = self.resolved(target.clone());
-                let why = answers::why(&self.machine, &self.journal, self.evidence.as_ref(), &target, &all);
+                let why = why::why(&self.machine, &self.journal, self.evidence.as_ref(), &target, &all);
                 reply(answer, Ok(why));
             }
             Command::Rollout(target, answer) => reply(answer, self.rollout(&target.app, target.revision)),
@@ -281,11 +292,10 @@ impl Driver {
             return Ok(Err(refusal));
         }
         let fingerprint = request.manifest.fingerprint();
-        let bytes = serde_json::to_vec(&request.manifest).context("cannot encode the manifest")?;
-        if bytes.len() > MANIFEST_MAX_BYTES {
-            let message = format!("the manifest has {} bytes, at most {MANIFEST_MAX_BYTES} are allowed", bytes.len());
-            return Ok(Err(api::Refusal::new(413, "manifest-too-large", message).help("broadcast fewer directories")));
-        }
+        let bytes = match encoded(&request.manifest)? {
+            Ok(bytes) => bytes,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let digest = Fingerprint::of_bytes(&bytes);
         self.store
             .commit(&[Change {
@@ -301,14 +311,7 @@ impl Driver {
             app: app.clone(),
             manifest: digest,
             fingerprint,
-            terms: Terms {
-                canary: request.canary,
-                max_unavailable: request.max_unavailable.or(self.max_unavailable),
-                strict: request.strict,
-                allow_empty: request.allow_empty,
-                ignore_silent: request.ignore_silent,
-                expect_hosts: request.expect_hosts,
-            },
+            terms: self.terms(&request),
             asked_by,
             message: request.message,
             meta: request.meta,
@@ -332,13 +335,26 @@ impl Driver {
         }))
     }
 
+    fn terms(&self, request: &api::BroadcastRequest) -> Terms {
+        Terms {
+            canary: request.canary,
+            max_unavailable: request.max_unavailable.or(self.max_unavailable),
+            strict: request.strict,
+            allow_empty: request.allow_empty,
+            ignore_silent: request.ignore_silent,
+            expect_hosts: request.expect_hosts,
+        }
+    }
+
     fn current(&self, app: &AppName) -> Option<unstale_protocol::ids::Revision> {
         self.machine.apps().find(|(name, _)| *name == app).map(|(_, revision)| revision)
     }
 
     /// Removes manifests that no current revision has: agents keep those that they still need.
     fn forget_manifests(&mut self) -> anyhow::Result<()> {
-        let wanted: Vec<Fingerprint> = self.machine.desired().apps.values().map(|app| app.manifest).collect();
+        let desired = self.machine.desired();
+        let of_probes = desired.probes.iter().map(|probe| probe.manifest);
+        let wanted: Vec<Fingerprint> = desired.apps.values().map(|app| app.manifest).chain(of_probes).collect();
         let gone = self.bus.manifests.retain(|digest| wanted.contains(digest));
         let changes: Vec<Change> = gone
             .iter()
@@ -357,7 +373,7 @@ impl Driver {
             answers::choose(&self.machine, &selectors)
         };
         if chosen.is_empty() {
-            let message = "no unit of an announced app matches";
+            let message = "no unit matches";
             return Err(api::Refusal::new(404, "no-such-unit", message).help("`unstale status` lists hosts and units"));
         }
         if request.dry_run {
@@ -397,6 +413,16 @@ impl Driver {
         };
         status.map(|status| answers::rollout(&status, wall_ms())).ok_or_else(missing)
     }
+}
+
+/// Returns the bytes by whose digest a manifest travels, or why it may not.
+fn encoded(manifest: &Manifest) -> anyhow::Result<Result<Vec<u8>, api::Refusal>> {
+    let bytes = serde_json::to_vec(manifest).context("cannot encode the manifest")?;
+    if bytes.len() > MANIFEST_MAX_BYTES {
+        let message = format!("the manifest has {} bytes, at most {MANIFEST_MAX_BYTES} are allowed", bytes.len());
+        return Ok(Err(api::Refusal::new(413, "manifest-too-large", message).help("broadcast fewer directories")));
+    }
+    Ok(Ok(bytes))
 }
 
 fn reply<T>(answer: Answer<T>, result: Result<T, api::Refusal>) {

@@ -68,6 +68,8 @@ fn routes(shared: Shared) -> axum::Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/v1/broadcasts", post(broadcast))
+        .route("/v1/probes", post(probe))
+        .route("/v1/probes/{id}", get(probe_status).delete(probe_over))
         .route("/v1/rollouts/{app}/{revision}", get(rollout))
         .route("/v1/rollouts/{app}/{revision}/events", get(events))
         .route("/v1/rollouts/{app}/{revision}/{hand}", post(hand))
@@ -135,6 +137,22 @@ async fn broadcast(
         shared.asker.ask(|answer| Command::Broadcast(Box::new(request), caller, answer)).await
     };
     respond(ask.await)
+}
+
+async fn probe(State(shared): State<Shared>, bytes: Result<Bytes, BytesRejection>) -> Response {
+    let ask = async {
+        let request = body(bytes)?;
+        shared.asker.ask(|answer| Command::Probe(Box::new(request), answer)).await
+    };
+    respond(ask.await)
+}
+
+async fn probe_status(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    respond(shared.asker.ask(|answer| Command::ProbeStatus(id, answer)).await)
+}
+
+async fn probe_over(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    respond(shared.asker.ask(|answer| Command::ProbeOver(id, answer)).await)
 }
 
 async fn hand(

@@ -107,16 +107,16 @@ fn a_broadcast_without_source_is_an_error() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_announced() {
+fn a_dry_run_asks_the_hosts_so_it_needs_a_coordinator() {
     let directory = tempfile::tempdir().unwrap();
     let source = "import enum\nclass Crm(enum.Enum):\n    HUBSPOT = 'hubspot'\n";
     std::fs::write(directory.path().join("app.py"), source).unwrap();
     insta::assert_snapshot!(run(directory.path(), &["broadcast", "--app", "shop", ".", "--dry-run"]), @r#"
-    exit 0
+    exit 2
     --- stdout
-    app:Crm  1 member, 0 columns
-    dry run: 1 definition of 1 file would be announced
     --- stderr
+    error: no coordinator listens on `DIR/run/unstale/coordinator.sock` or `/run/unstale/coordinator.sock`
+    hint: is `unstale up` running? Name its socket with --coordinator unix:PATH
     "#);
 }
 

@@ -198,6 +198,9 @@ pub struct ProbeReport {
     /// Plain Python processes on a terminal that hold the app's enums.
     #[serde(default)]
     pub bystanders: u32,
+    /// Of these, how many are not fresh.
+    #[serde(default)]
+    pub bystanders_not_fresh: u32,
 }
 
 /// One unit under a dry run.

@@ -54,6 +54,7 @@ impl Surveyor {
             }
             answer.untracked = view.untracked;
             answer.bystanders = view.bystanders;
+            answer.bystanders_not_fresh = view.bystanders_not_fresh;
         }
         answer
     }

@@ -95,6 +95,40 @@ pub(crate) struct Rollout {
     /// What the check before it found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) findings: Vec<Finding>,
+    /// A dry run: nothing was done; the outcome is the one that a broadcast could come to as things stand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) dry_run: bool,
+    /// Bytecode that a dry run found to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) would_purge: Vec<HostFile>,
+    /// Units and files that hosts had no room to name.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) omitted: u32,
+}
+
+/// A file on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostFile {
+    /// The host.
+    pub(crate) host: String,
+    /// Its path there, as the workers' mount namespace has it.
+    pub(crate) path: String,
+}
+
+/// The answer to `POST` and `GET /v1/probes`: a dry run as far as hosts have answered it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DryRun {
+    /// Its name.
+    pub(crate) id: String,
+    /// Hosts that have not answered yet and are not silent.
+    pub(crate) waiting_for: Vec<String>,
+    /// What would come of it; `in_progress` while hosts are waited for.
+    pub(crate) rollout: Rollout,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Rollout {
@@ -159,8 +193,12 @@ pub(crate) struct RolloutUnit {
     pub(crate) slot: String,
     /// `converged`, `failed`, `waiting`, `blocked`, `gone`, `unknown` or `pending`.
     pub(crate) outcome: String,
-    /// `restarted`, `drained` or `none`.
+    /// `restarted`, `drained` or `none`. Of a dry run what would be done: `restart`, `purge`, `purge_then_restart`,
+    /// `wait_for_source`, `deploy` or `none`.
     pub(crate) action: String,
+    /// Of a dry run: by which means it would be restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) means: Option<String>,
     /// What it rests on.
     pub(crate) because: String,
     /// How long the action took, in milliseconds.

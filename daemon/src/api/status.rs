@@ -72,6 +72,29 @@ pub(crate) struct StatusHost {
     /// Further slots that its report left out.
     #[serde(default)]
     pub(crate) omitted: u32,
+    /// Units that no rollout judges: of no announced app, or with a claim to one that has no effect.
+    #[serde(default)]
+    pub(crate) others: Vec<StatusOther>,
+    /// Further ones that its report left out.
+    #[serde(default)]
+    pub(crate) others_omitted: u32,
+}
+
+/// A unit that no rollout judges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusOther {
+    /// The place.
+    pub(crate) slot: String,
+    /// The life in it.
+    pub(crate) unit: String,
+    /// Its root's pid.
+    pub(crate) pid: u32,
+    /// A plain Python process with a terminal.
+    #[serde(default)]
+    pub(crate) bystander: bool,
+    /// Claims to announced apps that have no effect, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<String>,
 }
 
 /// One app on one host.

@@ -113,7 +113,9 @@ pub(crate) struct BroadcastArgs {
     /// Do not converge before N hosts have reported.
     #[arg(long, value_name = "N")]
     pub(crate) expect_hosts: Option<u32>,
-    /// Decide everything, do nothing.
+    /// Ask every host what it would do, and do nothing: which units would be restarted and how, which files would be
+    /// removed, what cannot be restarted and why. Exits with 0 where everything stale could be cured, 1 where
+    /// something could not, 3 where something is unknown.
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Why, for the record.

@@ -1,5 +1,7 @@
 //! `unstale broadcast`: the deploy hook. Builds the manifest, checks it, announces it, waits for proof.
 
+mod dry_run;
+
 use super::follow::{self, Wait};
 use super::parts;
 use crate::api::{BroadcastAccepted, BroadcastRequest, Finding, Outcome, Rollout, RolloutUnits, Severity, Standing};
@@ -24,12 +26,28 @@ pub(super) async fn run(args: BroadcastArgs, log: LogArgs, surroundings: Surroun
         report::note(render::broadcast::findings(&findings).trim_end());
     }
     let is_refused = findings.iter().any(|finding| finding.severity == Severity::Error) && !args.force;
-    if is_refused || args.dry_run {
-        let outcome = if is_refused { Outcome::Refused } else { Outcome::InProgress };
-        return Ok(unannounced(&args, &built, findings, outcome, clock));
+    if is_refused {
+        return Ok(refused(&args, &built, findings, clock));
     }
     let client = Client::find(&args.coordinator, &surroundings).await?;
     let request = request(&args, &built);
+    if args.dry_run {
+        if args.output.output == Output::Text && !log.quiet {
+            let count = |number: usize, noun| render::count(u32::try_from(number).unwrap_or(u32::MAX), noun);
+            let definitions = count(built.manifest.entries.len(), "definition");
+            report::note(&format!("dry run: {definitions} of {} would be announced", count(built.files, "file")));
+        }
+        let limit = args.timeout.limit();
+        let asked = dry_run::run(&client, &request, limit, log).await?;
+        let rollout = Rollout {
+            fingerprint: built.manifest.fingerprint().to_string(),
+            findings,
+            elapsed_ms: since(clock),
+            ..asked
+        };
+        print(&rollout, args.output.output);
+        return Ok(follow::exit(rollout.outcome));
+    }
     let accepted: BroadcastAccepted = client.post("/v1/broadcasts", &request).await?;
     for note in &accepted.notes {
         report::note(&format!("{}: {}", render::style::doubtful("warning"), render::plain(note)));
@@ -80,23 +98,15 @@ fn request(args: &BroadcastArgs, built: &Built) -> BroadcastRequest {
     }
 }
 
-/// Answers where nothing was announced: refused by the check, or a dry run.
-fn unannounced(args: &BroadcastArgs, built: &Built, findings: Vec<Finding>, outcome: Outcome, clock: Clock) -> Exit {
-    let because = match outcome {
-        Outcome::Refused => "the check before it found errors".to_owned(),
-        _ => format!(
-            "dry run: {} of {} would be announced",
-            render::count(u32::try_from(built.manifest.entries.len()).unwrap_or(u32::MAX), "definition"),
-            render::count(u32::try_from(built.files).unwrap_or(u32::MAX), "file"),
-        ),
-    };
+/// Answers where the check refused the broadcast: nothing was announced.
+fn refused(args: &BroadcastArgs, built: &Built, findings: Vec<Finding>, clock: Clock) -> Exit {
     let rollout = Rollout {
         schema: "unstale.broadcast/1".to_owned(),
         app: args.app.clone(),
         revision: Revision(0),
         fingerprint: built.manifest.fingerprint().to_string(),
-        outcome,
-        because: Some(because),
+        outcome: Outcome::Refused,
+        because: Some("the check before it found errors".to_owned()),
         hosts: 0,
         silent: Vec::new(),
         sources: std::collections::BTreeMap::new(),
@@ -107,16 +117,15 @@ fn unannounced(args: &BroadcastArgs, built: &Built, findings: Vec<Finding>, outc
         elapsed_ms: since(clock),
         units_detail: Vec::new(),
         findings,
+        dry_run: args.dry_run,
+        would_purge: Vec::new(),
+        omitted: 0,
     };
-    match (args.output.output, outcome) {
-        (Output::Json, _) => report::answer_json(&rollout),
-        (Output::Text, Outcome::Refused) => report::answer(&render::broadcast::refused(&rollout)),
-        (Output::Text, _) => {
-            let summary = rollout.because.as_deref().unwrap_or_default();
-            report::answer(&render::broadcast::dry_run(&built.manifest, summary));
-        }
+    match args.output.output {
+        Output::Json => report::answer_json(&rollout),
+        Output::Text => report::answer(&render::broadcast::refused(&rollout)),
     }
-    if outcome == Outcome::Refused { Exit::Stale } else { Exit::Clean }
+    Exit::Stale
 }
 
 fn print(rollout: &Rollout, form: Output) {

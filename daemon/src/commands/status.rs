@@ -93,6 +93,19 @@ fn keep(status: &mut Status, narrows: &[Narrow]) {
                     Narrow::App(_) | Narrow::Selector(_) => false,
                 })
         });
+        host.others.retain(|other| {
+            narrows.iter().any(|narrow| match narrow {
+                Narrow::Selector(Selector::Unit(unit)) => other.unit == unit.as_str(),
+                Narrow::Selector(Selector::Slot(id)) => other.slot == id.as_str(),
+                Narrow::Selector(Selector::Pid(pid)) => other.pid == pid.0,
+                // `claims shop: …`: its claims are about this app.
+                Narrow::App(AppTarget { app, .. }) | Narrow::Selector(Selector::App(app)) => {
+                    other.claims.iter().any(|claim| claim.starts_with(&format!("claims {app}:")))
+                }
+                Narrow::Selector(_) => false,
+            })
+        });
+        host.others_omitted = 0;
     }
-    status.hosts.retain(|host| !host.apps.is_empty() || !host.slots.is_empty());
+    status.hosts.retain(|host| !host.apps.is_empty() || !host.slots.is_empty() || !host.others.is_empty());
 }

@@ -1,18 +1,13 @@
 //! The machine's plain data as the control API says it.
 
-use super::LocalEvidence;
-use super::journal::Journal;
 use crate::api;
 use crate::cli::Selector;
 use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{Coordinator, DrainStatus, Outcome, RolloutStatus, UnitStatus};
 use unstale_protocol::ids::{HostName, SlotId};
-use unstale_protocol::message::{DoneResult, Phase, Purpose, Report, SlotReport};
+use unstale_protocol::message::{DoneResult, OtherUnit, Phase, Purpose, Report, SlotReport};
 use unstale_protocol::time::Moment;
-use unstale_protocol::verdict::{Cure, Verdict};
-
-/// Events that `why` shows per finding.
-const HISTORY_MAX: usize = 20;
+use unstale_protocol::verdict::Verdict;
 
 /// Returns one rollout; `wall_ms` is for its age, which people see.
 pub(super) fn rollout(status: &RolloutStatus, wall_ms: u64) -> api::Rollout {
@@ -52,6 +47,9 @@ pub(super) fn rollout(status: &RolloutStatus, wall_ms: u64) -> api::Rollout {
         elapsed_ms: wall_ms.saturating_sub(status.record.at_ms),
         units_detail: status.detail.iter().map(|unit| detail(unit, status)).collect(),
         findings: Vec::new(),
+        dry_run: false,
+        would_purge: Vec::new(),
+        omitted: status.omitted,
     }
 }
 
@@ -99,6 +97,7 @@ fn detail(unit: &UnitStatus, status: &RolloutStatus) -> api::RolloutUnit {
         slot: unit.slot.to_string(),
         outcome: outcome.to_owned(),
         action: action.to_owned(),
+        means: None,
         because,
         elapsed_ms: done.map_or(0, |done| done.elapsed_ms),
     }
@@ -150,11 +149,15 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHo
         apps: BTreeMap::new(),
         slots: Vec::new(),
         omitted: 0,
+        others: Vec::new(),
+        others_omitted: 0,
     };
     for report in machine.reports() {
         let host = hosts.entry(report.host.to_string()).or_insert_with(|| empty(&report.host));
         host.slots = report.slots.iter().map(slot).collect();
         host.omitted = report.omitted;
+        host.others = report.others.iter().map(other).collect();
+        host.others_omitted = report.others_omitted;
         if report.leaving {
             "leaving".clone_into(&mut host.standing);
         }
@@ -194,7 +197,17 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHo
     hosts.into_values().collect()
 }
 
-fn worst(slot: &SlotReport) -> Option<Verdict> {
+fn other(unit: &OtherUnit) -> api::StatusOther {
+    api::StatusOther {
+        slot: unit.slot.to_string(),
+        unit: unit.unit.to_string(),
+        pid: unit.identity.pid.0,
+        bystander: unit.bystander,
+        claims: unit.claims.clone(),
+    }
+}
+
+pub(super) fn worst(slot: &SlotReport) -> Option<Verdict> {
     slot.apps.values().map(|judged| judged.verdict).max()
 }
 
@@ -207,8 +220,8 @@ fn slot(slot: &SlotReport) -> api::StatusSlot {
         pools: slot.pools.iter().cloned().collect(),
         verdict: match (&slot.unit, worst(slot)) {
             (Some(_), Some(verdict)) => verdict.as_str().to_owned(),
-            (Some(_), None) => Verdict::Unknown.as_str().to_owned(),
-            (None, _) => "none".to_owned(),
+            // Nothing is up, or it belongs to no announced app and is to be drained all the same.
+            _ => "none".to_owned(),
         },
         phase: phase(slot.phase),
         because: slot.because.clone(),
@@ -232,11 +245,37 @@ pub(super) fn choose(machine: &Coordinator, selectors: &[Selector]) -> Vec<(Host
                 chosen.push((report.host.clone(), slot.slot.clone()));
             }
         }
+        for unit in &report.others {
+            let slot = (report.host.clone(), unit.slot.clone());
+            // A whole host is drained of its workers, not of every program that happens to be written in Python.
+            let is_wanted = |selector| match selector {
+                &Selector::Host(_) => is_chosen_other(selector, report, unit) && is_worker(unit),
+                _ => is_chosen_other(selector, report, unit),
+            };
+            if selectors.iter().any(is_wanted) && !chosen.contains(&slot) {
+                chosen.push(slot);
+            }
+        }
     }
     chosen
 }
 
-fn is_chosen(selector: &Selector, report: &Report, slot: &SlotReport) -> bool {
+/// Tells whether a unit is of a kind that is recognised as a worker.
+pub(super) fn is_worker(unit: &OtherUnit) -> bool {
+    !unit.unit.as_str().starts_with("python:")
+}
+
+pub(super) fn is_chosen_other(selector: &Selector, report: &Report, unit: &OtherUnit) -> bool {
+    match selector {
+        Selector::Host(name) => report.host == *name,
+        Selector::Unit(id) => unit.unit == *id,
+        Selector::Slot(id) => unit.slot == *id,
+        Selector::Pid(pid) => unit.identity.pid == *pid,
+        Selector::Pool(_) | Selector::App(_) => false,
+    }
+}
+
+pub(super) fn is_chosen(selector: &Selector, report: &Report, slot: &SlotReport) -> bool {
     match selector {
         Selector::Host(name) => report.host == *name,
         Selector::Unit(id) => slot.unit.as_ref().or(slot.last_unit.as_ref()) == Some(id),
@@ -291,125 +330,4 @@ pub(super) fn drain(status: &DrainStatus) -> api::Drain {
 /// Returns a drain that was just taken back.
 pub(super) fn returning(status: &DrainStatus) -> api::Drain {
     api::Drain { standing: api::DrainStanding::Returning, because: String::new(), ..drain(status) }
-}
-
-/// Returns everything known about a target.
-pub(super) fn why(
-    machine: &Coordinator,
-    journal: &Journal,
-    local: &dyn LocalEvidence,
-    target: &Selector,
-    all: &[Selector],
-) -> api::Why {
-    let mut findings = Vec::new();
-    for report in machine.reports() {
-        let is_wanted = |slot: &SlotReport| all.iter().any(|selector| is_chosen(selector, report, slot));
-        for slot in report.slots.iter().filter(|slot| is_wanted(slot)) {
-            let mut finding = finding(machine, journal, report, slot);
-            finding.evidence.extend(local.lines(&report.host, &slot.slot));
-            findings.push(finding);
-        }
-        if let Selector::Host(name) = target
-            && report.host == *name
-        {
-            findings.push(host_finding(journal, report));
-        }
-    }
-    api::Why { schema: "unstale.why/1".to_owned(), target: target.to_string(), findings }
-}
-
-fn finding(machine: &Coordinator, journal: &Journal, report: &Report, slot: &SlotReport) -> api::WhyFinding {
-    let mut evidence: Vec<String> = slot
-        .apps
-        .iter()
-        .map(|(app, judged)| format!("{app}: {}, cure: {}", judged.verdict.as_str(), cure(judged.cure)))
-        .collect();
-    if !slot.pools.is_empty() {
-        let pools: Vec<String> = slot.pools.iter().map(ToString::to_string).collect();
-        evidence.push(format!("pools: {}", pools.join(", ")));
-    }
-    if let Some(identity) = slot.identity {
-        evidence.push(format!("main process {}, started at tick {} of this boot", identity.pid, identity.start_ticks));
-    }
-    if let Some(done) = &slot.done {
-        let result = format!("{:?}", done.result).to_lowercase();
-        evidence.push(format!("last action: {result} after {} ms because {}", done.elapsed_ms, done.because));
-    }
-    let has_permit = machine.permits().any(|(host, id, _)| *host == report.host && *id == slot.slot);
-    api::WhyFinding {
-        host: report.host.to_string(),
-        slot: Some(slot.slot.to_string()),
-        unit: slot.unit.as_ref().map(ToString::to_string),
-        verdict: if slot.phase == Phase::Failed {
-            "failed".to_owned()
-        } else {
-            worst(slot).map_or("unknown", Verdict::as_str).to_owned()
-        },
-        because: slot.because.clone(),
-        evidence,
-        history: journal.last(HISTORY_MAX, |event| {
-            event.host.as_ref() == Some(&report.host) && event.slot.as_ref() == Some(&slot.slot)
-        }),
-        next: next(slot, has_permit),
-    }
-}
-
-fn host_finding(journal: &Journal, report: &Report) -> api::WhyFinding {
-    let apps: Vec<String> = report
-        .apps
-        .iter()
-        .map(|(app, state)| {
-            let waiting = state.waiting.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-            let standing = if state.converged { "converged" } else { "not converged" };
-            format!("{app}@{} {standing}{waiting}", state.revision)
-        })
-        .collect();
-    let all_converged = report.apps.values().all(|app| app.converged) && !report.apps.is_empty();
-    api::WhyFinding {
-        host: report.host.to_string(),
-        slot: None,
-        unit: None,
-        verdict: if all_converged { "fresh" } else { "unknown" }.to_owned(),
-        because: if apps.is_empty() { "it holds no announced app".to_owned() } else { apps.join("; ") },
-        evidence: vec![format!(
-            "accepted desired state {}, report {} of its agent's life {}",
-            report.accepted, report.sequence, report.incarnation.counter
-        )],
-        history: journal.last(HISTORY_MAX, |event| event.host.as_ref() == Some(&report.host)),
-        next: None,
-    }
-}
-
-fn cure(cure: Cure) -> &'static str {
-    match cure {
-        Cure::None => "none needed",
-        Cure::Purge => "purge its stale bytecode",
-        Cure::Restart => "restart",
-        Cure::PurgeThenRestart => "purge its stale bytecode, then restart",
-        Cure::WaitForSource => "wait for the new source",
-        Cure::Deploy => "deploy: its source lies in an immutable image",
-    }
-}
-
-fn next(slot: &SlotReport, has_permit: bool) -> Option<String> {
-    let text = match slot.phase {
-        Phase::Asking if has_permit => "leave was given; its agent begins when it arrives",
-        Phase::Asking => "waits for leave: the pool's budget is in use, or the rollout is paused or halted",
-        Phase::Preflight => "is checked before anything is touched",
-        Phase::Draining => "finishes the work in hand, then ends",
-        Phase::Starting => "is being brought back",
-        Phase::Surviving => "is watched until it has been up long enough",
-        Phase::Verifying => "its memory is read again",
-        Phase::Drained => "stays out of work until `unstale undrain`",
-        Phase::Failed => "nothing by itself: mend what failed, then `unstale resume`",
-        Phase::Down => "may be brought back by its supervisor",
-        Phase::Gone => "nothing: it ended and nobody brings it back",
-        Phase::Up => match slot.apps.values().map(|judged| judged.cure).max()? {
-            Cure::WaitForSource => "goes on by itself when the new source is there",
-            Cure::Deploy => "ends with the process: deploy the new image",
-            Cure::None => return None,
-            Cure::Purge | Cure::Restart | Cure::PurgeThenRestart => "its agent asks for leave",
-        },
-    };
-    Some(text.to_owned())
 }

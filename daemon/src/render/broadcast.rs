@@ -1,15 +1,19 @@
 //! `broadcast` and `status --watch` as text: what came of a rollout, and of the check before it.
 
+mod dry_run;
+
 use super::{count, elapsed, plain, style};
 use crate::api::{Finding, Outcome, Rollout, RolloutUnits, Severity};
 use std::fmt::Write as _;
-use unstale_protocol::manifest::Manifest;
 
 /// Units named before the rest are counted.
 const UNITS_SHOWN: usize = 20;
 
 /// Returns the summary for people.
 pub(crate) fn text(rollout: &Rollout) -> String {
+    if rollout.dry_run {
+        return dry_run::text(rollout);
+    }
     let mut out = String::new();
     let words = rollout.outcome.as_str().replace('_', " ");
     let outcome = match rollout.outcome {
@@ -70,20 +74,6 @@ pub(crate) fn text(rollout: &Rollout) -> String {
 pub(crate) fn refused(rollout: &Rollout) -> String {
     let next = next_step(Outcome::Refused, rollout.app.as_str()).unwrap_or_default();
     format!("{}  {}\n  {next}\n", style::strong(rollout.app.as_str()), style::bad("refused"))
-}
-
-/// Returns what a dry run would announce.
-pub(crate) fn dry_run(manifest: &Manifest, summary: &str) -> String {
-    let mut out = String::new();
-    for entry in &manifest.entries {
-        let members = entry.variants.last().map_or(0, |variant| variant.outline.members.len());
-        let columns = entry.bindings.len();
-        let count = |number: usize, noun: &str| count(u32::try_from(number).unwrap_or(u32::MAX), noun);
-        let what = format!("{}, {}", count(members, "member"), count(columns, "column"));
-        writeln!(out, "{}  {}", plain(&entry.name().to_string()), style::quiet(&what)).unwrap_or_default();
-    }
-    writeln!(out, "{summary}").unwrap_or_default();
-    out
 }
 
 /// Returns what the check before a broadcast found.
@@ -167,6 +157,9 @@ mod tests {
             elapsed_ms: 5_310,
             units_detail: vec![],
             findings: vec![],
+            dry_run: false,
+            would_purge: vec![],
+            omitted: 0,
         }
     }
 
@@ -195,6 +188,7 @@ mod tests {
             slot: "celery/systemd/shop.service".into(),
             outcome: "failed".into(),
             action: "restarted".into(),
+            means: None,
             because: "it ended 2 s after its start\x1b[31m".into(),
             elapsed_ms: 4_100,
         }];

@@ -1,7 +1,7 @@
 //! `status` as text: apps, hosts, what is not fresh, and what blocks.
 
 use super::{elapsed, plain, style, table};
-use crate::api::{DrainStanding, Outcome, Status, StatusHostApp};
+use crate::api::{DrainStanding, Outcome, Status, StatusApp, StatusHost, StatusHostApp, StatusOther};
 use std::fmt::Write as _;
 
 /// Returns the answer for people.
@@ -14,23 +14,7 @@ pub(crate) fn text(status: &Status) -> String {
         out.push_str("Nothing was announced yet: `unstale broadcast --app NAME PATH` does.\n");
     }
     for app in &status.apps {
-        let words = app.outcome.as_str().replace('_', " ");
-        let outcome = match app.outcome {
-            Outcome::Converged => style::good(&words),
-            Outcome::Failed | Outcome::Halted => style::bad(&words),
-            _ => style::doubtful(&words),
-        };
-        writeln!(out, "{}  {outcome}", style::strong(&format!("{}@{}", app.app, app.revision))).unwrap_or_default();
-        if let Some(because) = &app.because {
-            writeln!(out, "  because {}", plain(because)).unwrap_or_default();
-        }
-        let by = app.by.as_deref().map(|by| format!("by {}", plain(by)));
-        let why = app.message.as_deref().map(plain);
-        let notes = app.meta.iter().map(|(key, value)| plain(&format!("{key}={value}")));
-        let record: Vec<String> = by.into_iter().chain(why).chain(notes).collect();
-        if !record.is_empty() {
-            writeln!(out, "  {}", style::quiet(&record.join(", "))).unwrap_or_default();
-        }
+        write_app(&mut out, app);
     }
     let mut rows = Vec::new();
     for host in &status.hosts {
@@ -89,11 +73,58 @@ pub(crate) fn text(status: &Status) -> String {
             writeln!(out, "  and {} more that its report had no room for", host.omitted).unwrap_or_default();
         }
     }
+    for host in &status.hosts {
+        write_others(&mut out, host);
+    }
     if !status.drains.is_empty() {
         out.push_str("\nTaken out of work by hand:\n");
         out.push_str(&super::drain::lines(&status.drains));
     }
     out
+}
+
+fn write_app(out: &mut String, app: &StatusApp) {
+    let words = app.outcome.as_str().replace('_', " ");
+    let outcome = match app.outcome {
+        Outcome::Converged => style::good(&words),
+        Outcome::Failed | Outcome::Halted => style::bad(&words),
+        _ => style::doubtful(&words),
+    };
+    writeln!(out, "{}  {outcome}", style::strong(&format!("{}@{}", app.app, app.revision))).unwrap_or_default();
+    if let Some(because) = &app.because {
+        writeln!(out, "  because {}", plain(because)).unwrap_or_default();
+    }
+    let by = app.by.as_deref().map(|by| format!("by {}", plain(by)));
+    let why = app.message.as_deref().map(plain);
+    let notes = app.meta.iter().map(|(key, value)| plain(&format!("{key}={value}")));
+    let record: Vec<String> = by.into_iter().chain(why).chain(notes).collect();
+    if !record.is_empty() {
+        writeln!(out, "  {}", style::quiet(&record.join(", "))).unwrap_or_default();
+    }
+}
+
+/// Claims that have no effect, and workers that belong to no announced app. Other Python programs are not named.
+fn write_others(out: &mut String, host: &StatusHost) {
+    const WORKERS_SHOWN: usize = 10;
+    let name = style::strong(&plain(&host.host));
+    let mut claims = host.others.iter().filter(|other| !other.claims.is_empty()).peekable();
+    let mut begin = Some('\n');
+    if claims.peek().is_some() {
+        writeln!(out, "{}On {name}, without effect:", begin.take().into_iter().collect::<String>()).unwrap_or_default();
+    }
+    for other in claims {
+        writeln!(out, "  {}  {}", plain(&other.unit), plain(&other.claims.join("; "))).unwrap_or_default();
+    }
+    let is_worker = |other: &&StatusOther| other.claims.is_empty() && !other.unit.starts_with("python:");
+    let workers: Vec<String> = host.others.iter().filter(is_worker).map(|other| plain(&other.unit)).collect();
+    if workers.is_empty() {
+        return;
+    }
+    let more = workers.len().saturating_sub(WORKERS_SHOWN) + usize::try_from(host.others_omitted).unwrap_or(0);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let names = workers.iter().take(WORKERS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let begin: String = begin.take().into_iter().collect();
+    writeln!(out, "{begin}On {name}, of no announced app: {names}{rest}").unwrap_or_default();
 }
 
 fn matrix(state: &StatusHostApp) -> String {
@@ -133,10 +164,20 @@ pub(crate) fn is_open(standing: DrainStanding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{StatusApp, StatusHost, StatusSlot};
+    use crate::api::StatusSlot;
     use std::collections::BTreeMap;
     use unstale_protocol::ids::{AppName, Revision};
     use unstale_protocol::message::UnitCounts;
+
+    fn other(unit: &str, claims: &[&str]) -> StatusOther {
+        StatusOther {
+            slot: "x".into(),
+            unit: unit.into(),
+            pid: 7,
+            bystander: false,
+            claims: claims.iter().map(|&claim| claim.into()).collect(),
+        }
+    }
 
     #[test]
     fn a_fleet_is_a_matrix_of_hosts_and_apps() {
@@ -175,6 +216,12 @@ mod tests {
                     because: "task shop.sync is in hand".into(),
                 }],
                 omitted: 0,
+                others: vec![
+                    other("python:7", &["claims shop: user nobody may not"]),
+                    other("celery:8", &[]),
+                    other("python:9", &[]),
+                ],
+                others_omitted: 0,
             }],
             ..Status::default()
         };
@@ -188,6 +235,10 @@ mod tests {
         On web-3:
           stale, draining  celery:4711 in celery/systemd/shop.service
               because task shop.sync is in hand
+
+        On web-3, without effect:
+          python:7  claims shop: user nobody may not
+        On web-3, of no announced app: celery:8
         "#);
     }
 

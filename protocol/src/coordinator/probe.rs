@@ -3,7 +3,7 @@
 //! They are part of the desired state while somebody asks about them, and of nothing else: no disk, no record, no
 //! permit. A caller that goes away stops asking, and the dry run ends by itself.
 
-use super::{Coordinator, Refused};
+use super::{Coordinator, Refused, Terms};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{AppName, HostName};
 use crate::message::{Probe, ProbeReport};
@@ -17,6 +17,7 @@ pub const PROBES_MAX: usize = 8;
 pub(super) struct Open {
     app: AppName,
     manifest: Fingerprint,
+    terms: Terms,
     asked_at: Moment,
 }
 
@@ -25,6 +26,8 @@ pub(super) struct Open {
 pub struct ProbeStatus {
     /// The app.
     pub app: AppName,
+    /// What the caller would want of the rollout.
+    pub terms: Terms,
     /// The hosts that are expected.
     pub hosts: Vec<ProbeHost>,
 }
@@ -47,7 +50,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refused::TooManyProbes`].
-    pub fn handle_probe(&mut self, app: AppName, manifest: Fingerprint, now: Moment) -> Result<String, Refused> {
+    pub fn handle_probe(
+        &mut self,
+        app: AppName,
+        manifest: Fingerprint,
+        terms: Terms,
+        now: Moment,
+    ) -> Result<String, Refused> {
         self.end_forgotten_probes(now);
         if self.probes.len() >= PROBES_MAX {
             return Err(Refused::TooManyProbes);
@@ -55,7 +64,7 @@ impl Coordinator {
         // An answer to a dry run of an earlier reign must not be taken for one to this.
         let id = format!("probe-{}-{}", self.version.epoch, self.next_probe);
         self.next_probe += 1;
-        self.probes.insert(id.clone(), Open { app, manifest, asked_at: now });
+        self.probes.insert(id.clone(), Open { app, manifest, terms, asked_at: now });
         self.next_generation();
         self.publish(Vec::new());
         Ok(id)
@@ -65,7 +74,7 @@ impl Coordinator {
     pub fn handle_probe_asked(&mut self, id: &str, now: Moment) -> Option<ProbeStatus> {
         let probe = self.probes.get_mut(id)?;
         probe.asked_at = now;
-        let app = probe.app.clone();
+        let (app, terms) = (probe.app.clone(), probe.terms.clone());
         let hosts = self
             .expected()
             .map(|(name, host)| ProbeHost {
@@ -75,7 +84,7 @@ impl Coordinator {
                 answer: host.and_then(|host| host.report.as_ref()?.probes.get(id)).cloned(),
             })
             .collect();
-        Some(ProbeStatus { app, hosts })
+        Some(ProbeStatus { app, terms, hosts })
     }
 
     /// Ends a dry run. One that has ended already changes nothing.
@@ -128,7 +137,7 @@ mod tests {
 
     fn begin(machine: &mut Coordinator, now: Moment) -> String {
         let manifest = Fingerprint::of_bytes(b"manifest");
-        machine.handle_probe(AppName::new("shop").unwrap(), manifest, now).unwrap()
+        machine.handle_probe(AppName::new("shop").unwrap(), manifest, Terms::default(), now).unwrap()
     }
 
     /// Does all actions and returns the newest desired state among them.
@@ -214,8 +223,14 @@ mod tests {
         }
         let manifest = Fingerprint::of_bytes(b"manifest");
         let app = AppName::new("shop").unwrap();
-        assert_eq!(machine.handle_probe(app.clone(), manifest, Moment(1)), Err(Refused::TooManyProbes));
+        assert_eq!(
+            machine.handle_probe(app.clone(), manifest, Terms::default(), Moment(1)),
+            Err(Refused::TooManyProbes)
+        );
         let later = Moment(1).after(Duration::from_secs(20));
-        assert!(machine.handle_probe(app, manifest, later).is_ok(), "those that nobody asks about make room");
+        assert!(
+            machine.handle_probe(app, manifest, Terms::default(), later).is_ok(),
+            "those that nobody asks about make room"
+        );
     }
 }

@@ -46,9 +46,6 @@ impl LocalEvidence for Evidence {
                 }
             }
         }
-        lines.extend(
-            survey.unbound.get(slot).into_iter().flatten().map(|claim| format!("claim without effect: {claim}")),
-        );
         if let Some(more @ 1..) = lines.len().checked_sub(LINES_MAX) {
             lines.truncate(LINES_MAX);
             lines.push(format!("and {more} lines more"));
