@@ -1,5 +1,6 @@
 //! The whole: coordinator, agent and real workers as processes; what a deploy hook would see.
 
+mod ask;
 mod cure;
 mod hand;
 mod hold;

@@ -2,9 +2,9 @@
 
 use crate::harness::app::{App, Place};
 use crate::harness::postgres::Postgres;
-use crate::harness::process::{children, is_running, stat};
+use crate::harness::process::is_running;
 use crate::harness::python::{newest, venv};
-use crate::harness::unstale::Up;
+use crate::harness::unstale::{Up, array};
 use crate::harness::workers::{Program, Redis, Supervisord, celery_command, start_alone};
 
 use super::Shop;
@@ -130,17 +130,14 @@ fn an_app_that_claims_a_name_it_may_not_is_listed_and_has_no_effect() {
     let said = up.broadcast("shop", &app.code, &[]).expect(3);
     assert_eq!(said.json()["outcome"], "incomplete", "no worker of the app: {said:?}");
     assert!(is_running(worker.pid()));
-}
-
-#[test]
-fn a_dry_run_decides_everything_and_does_nothing() {
-    let shop = Shop::start(&["autorestart=true"]);
-    let main = shop.main();
-    let start = stat(main);
-    shop.app.flip();
-    let said = shop.up.broadcast("shop", &shop.app.code, &["--dry-run"]);
-    assert!(said.json()["because"].as_str().is_some_and(|because| because.starts_with("dry run")), "{said:?}");
-    assert_eq!((shop.main(), stat(main)), (main, start));
-    assert!(shop.app.bytecode("enums", newest().minor()).exists());
-    assert_eq!(children(main).len(), 2);
+    let unit = format!("python:{}", worker.pid());
+    let claim = "claims shop: user nobody may not";
+    let status = up.run(["status", "--output", "json"]).json();
+    let others = array(&status["hosts"][0], "others");
+    let listed = others.iter().find(|other| other["unit"] == unit.as_str());
+    assert_eq!(listed.map(|other| &other["claims"][0]), Some(&claim.into()), "{status:#}");
+    for asked in [["status", "shop"], ["why", &unit]] {
+        let said = up.run(asked).expect(0);
+        assert!(said.stdout.contains(&unit) && said.stdout.contains(claim), "{said:?}");
+    }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Status {
     pub(crate) hosts: Vec<StatusHost>,
     /// Units taken out by hand.
     pub(crate) drains: Vec<Drain>,
+    /// Dry runs that hosts are being asked about.
+    #[serde(default)]
+    pub(crate) dry_runs: u32,
 }
 
 /// One app.

@@ -136,6 +136,7 @@ pub(super) fn status(machine: &Coordinator, now: Moment) -> api::Status {
         apps,
         hosts: hosts(machine, &all),
         drains: machine.drains().iter().map(drain).collect(),
+        dry_runs: u32::try_from(machine.desired().probes.len()).unwrap_or(u32::MAX),
     }
 }
 
