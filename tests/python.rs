@@ -3,9 +3,10 @@
 //! Each test looks only at its own app (`--root`), so that they run side by side. Acting is tested in `fleet`.
 
 use crate::harness::app::{App, Place};
+use crate::harness::postgres::Postgres;
 use crate::harness::process::{Running, forced_switches};
 use crate::harness::python::{Interpreter, interpreters, newest, venv};
-use crate::harness::unstale::{array, entry, inspect, pid_of, text, unstale, verdicts};
+use crate::harness::unstale::{answer, array, entry, inspect, pid_of, program, text, unstale, verdicts};
 use crate::harness::wait::eventually;
 use crate::harness::workers::{celery_command, gunicorn_command, start_alone, wait_for_children, wait_for_web};
 use serde_json::{Value, json};
@@ -367,4 +368,32 @@ fn a_python_on_a_terminal_is_listed_as_a_bystander() {
     let answer = inspect(&app.code);
     assert_eq!(only(&answer)["verdict"], "stale", "{answer:#}");
     assert!(answer.to_string().contains("bystander"), "{answer:#}");
+}
+
+#[test]
+fn all_layers_show_the_labels_of_the_database_which_never_make_a_worker_stale() {
+    let place = Place::new();
+    let venv = venv(&newest(), "worker");
+    let app = App::new(&place, "shop");
+    let _worker = start_module(&place, &app, &venv.join("bin/python"), "bound");
+    let postgres = Postgres::start(&place);
+    // The column sends names; this database has never heard of one of them.
+    postgres.sql("CREATE TYPE crm_type AS ENUM ('HUBSPOT', 'other')");
+    let root = place.path().display().to_string();
+    let seen = unstale(["inspect", "--all-layers", "--output", "json", "--root", &root, "--database", &postgres.url()]);
+    let seen = seen.expect(0).json();
+    let crm = entry(&array(&seen, "workers")[0], "shop.enums:CrmType");
+    assert_eq!(crm["layers"]["database"]["labels"], json!(["HUBSPOT", "other"]), "{seen:#}");
+    assert_eq!(crm["layers"]["database"]["type"], "public.crm_type", "{seen:#}");
+    assert_eq!(crm["bindings"][0]["database"], json!(["HUBSPOT", "other"]), "{seen:#}");
+    assert_eq!(crm["verdict"], "fresh", "{seen:#}");
+    let mut command = program();
+    command.args(["inspect", "--all-layers", "--root", &root]).env("DATABASE_URL", postgres.url());
+    let told = answer(command).expect(0);
+    assert!(told.stdout.contains(r#"the database lacks "SALESFORCE""#), "{told:?}");
+    // A database that is not there hides nothing else.
+    let nowhere = format!("postgresql://shop@localhost/shop?host={}", place.join("nowhere").display());
+    let told = unstale(["inspect", "--all-layers", "--root", &root, "--database", &nowhere]).expect(0);
+    assert!(told.stderr.contains("the database is left out"), "{told:?}");
+    assert!(told.stdout.contains("shop.enums:CrmType"), "{told:?}");
 }

@@ -6,7 +6,7 @@ mod address;
 mod check;
 mod tls;
 
-pub(crate) use check::check_before_broadcast;
+pub(crate) use check::{check_before_broadcast, find};
 
 use std::time::Duration;
 use tokio_postgres::{NoTls, SimpleQueryMessage};

@@ -91,6 +91,23 @@ fn a_dry_run_names_what_cannot_be_restarted_and_what_waits_for_source() {
 }
 
 #[test]
+fn a_time_limit_that_passes_leaves_the_rollout_in_force_and_watch_sees_it_converge() {
+    let shop = Shop::start(&["autorestart=true"]);
+    // What is announced is not here yet, so the worker waits for it.
+    let coming = App::new(&shop.place, "coming");
+    coming.flip();
+    let said = shop.up.broadcast("shop", &coming.code, &["--timeout", "6s"]).expect(3).json();
+    assert_eq!(text(&said, "outcome"), "timeout", "{said:#}");
+    let said = shop.up.run(["status", "shop@1", "--watch", "--timeout", "2s"]).expect(3);
+    assert!(said.stdout.contains("stays in force"), "{said:?}");
+    shop.app.flip();
+    let said = shop.up.run(["status", "shop@1", "--watch", "--output", "json"]).expect(0).json();
+    assert_eq!(text(&said, "outcome"), "converged", "{said:#}");
+    assert_eq!(said["units"]["restarted"], 1, "{said:#}");
+    assert_all_fresh(&shop.place);
+}
+
+#[test]
 fn a_dry_run_that_finds_no_worker_proves_nothing() {
     let place = Place::new();
     let app = App::new(&place, "shop");

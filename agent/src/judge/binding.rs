@@ -90,6 +90,8 @@ pub(super) fn judged(
     BindingJudged {
         column: column.column.clone(),
         type_name: column.type_name.clone(),
+        schema: column.schema.clone(),
+        native: column.native,
         memory,
         source,
         verdict,

@@ -25,6 +25,10 @@ pub struct BindingJudged {
     pub column: ColumnName,
     /// The database enum's name.
     pub type_name: Option<String>,
+    /// Its schema, where the column names one.
+    pub schema: Option<String>,
+    /// Whether the column has a type of the database's own; else it is text with a check.
+    pub native: bool,
     /// Labels in memory.
     pub memory: Vec<String>,
     /// Labels of the next-start source; `None` where one cannot be computed.

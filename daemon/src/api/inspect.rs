@@ -108,6 +108,12 @@ pub(crate) struct InspectLayer {
     pub(crate) aliases: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
+    /// Of the database: the type that a binding of the enum names, with its schema.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) type_name: Option<String>,
+    /// Of the database: the labels of that type, in its order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) labels: Option<Vec<String>>,
     /// Of bytecode: proven to be used although it differs from its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stale: Option<bool>,
@@ -124,5 +130,8 @@ pub(crate) struct InspectBinding {
     pub(crate) memory: Option<Vec<String>>,
     /// Labels that its source says; `null` for one that cannot be computed.
     pub(crate) source: Option<Vec<Option<String>>>,
+    /// Labels of the type in the database, where that was read; absent where it has no such type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) database: Option<Vec<String>>,
     pub(crate) verdict: Verdict,
 }

@@ -51,9 +51,12 @@ pub(crate) struct InspectArgs {
     /// Also show enums of the standard library and of installed packages.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Also show bytecode and bindings of fresh enums.
+    /// Also show bytecode and bindings of fresh enums, and the database where --database names one.
     #[arg(long)]
     pub(crate) all_layers: bool,
+    /// With --all-layers: also show the labels that this PostgreSQL database has. They never make a worker stale.
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -8,8 +8,10 @@ use super::parts;
 use crate::api::Inspect;
 use crate::cli::{InspectArgs, Output};
 use crate::clock::wall_ms;
-use crate::render;
+use crate::database::{self, DatabaseEnum};
+use crate::render::{self, inspect::Detail};
 use crate::report::{self, Exit};
+use answer::Layers;
 use anyhow::{Context as _, bail};
 use std::path::{Path, PathBuf};
 use unstale_agent::eyes::Eyes;
@@ -29,15 +31,35 @@ pub(super) async fn run(args: InspectArgs) -> anyhow::Result<Exit> {
     if let Some(missing) = inspection.missing.first() {
         refuse_missing(*missing)?;
     }
-    let answer = answer::answer(&inspection, args.all_layers, &crate::host::name(), wall_ms());
+    let database = match &args.database {
+        Some(url) if args.all_layers => labels(url).await,
+        _ => None,
+    };
+    let layers = if args.all_layers { Layers::All(database.as_deref()) } else { Layers::OfFindings };
+    let answer = answer::answer(&inspection, layers, &crate::host::name(), wall_ms());
+    let detail = if args.all_layers { Detail::Everything } else { Detail::Findings };
     match args.output.output {
         Output::Json => report::answer_json(&answer),
-        Output::Text => report::answer(&render::inspect::text(&answer)),
+        Output::Text => report::answer(&render::inspect::text(&answer, detail)),
     }
     for note in render::inspect::notes(&answer) {
         report::note(&note);
     }
     Ok(exit(&answer))
+}
+
+/// Reads the labels of the database. What the workers hold is told without them, too.
+async fn labels(url: &str) -> Option<Vec<DatabaseEnum>> {
+    match database::read_labels(url).await {
+        Ok(labels) => Some(labels),
+        Err(error) => {
+            let help = error.help().map(|help| format!("; {help}")).unwrap_or_default();
+            let error = anyhow::Error::new(error);
+            let text = render::plain(&format!("the database is left out: {error:#}{help}"));
+            report::note(&format!("{}: {text}", render::style::doubtful("warning")));
+            None
+        }
+    }
 }
 
 fn roots(roots: &[PathBuf]) -> anyhow::Result<Vec<String>> {

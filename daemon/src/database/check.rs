@@ -99,7 +99,8 @@ fn check(binding: &Binding, definitions: &BTreeMap<EnumName, EnumDef>, database:
     )
 }
 
-fn find<'a>(schema: Option<&str>, name: &str, database: &'a [DatabaseEnum]) -> Option<&'a DatabaseEnum> {
+/// Returns the type that a column means: by schema and name, or as the connection's search path finds it.
+pub(crate) fn find<'a>(schema: Option<&str>, name: &str, database: &'a [DatabaseEnum]) -> Option<&'a DatabaseEnum> {
     database.iter().find(|found| {
         found.name == name
             && match schema {

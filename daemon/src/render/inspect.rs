@@ -1,5 +1,7 @@
 //! `inspect` as text: a verdict per unit, what differs side by side, the layer that is wrong, the cure.
 
+mod layers;
+
 use super::{count, plain, style};
 use crate::api::{Inspect, InspectBinding, InspectEnum, InspectLayer, InspectWorker};
 use serde_json::Value as Json;
@@ -9,8 +11,17 @@ use unstale_protocol::verdict::Verdict;
 /// Fresh units named before the rest are counted.
 const FRESH_SHOWN: usize = 20;
 
+/// How much is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// What is not fresh, in full; what is, by name.
+    Findings,
+    /// Every enum with every layer that was asked for.
+    Everything,
+}
+
 /// Returns the answer for people.
-pub(crate) fn text(inspect: &Inspect) -> String {
+pub(crate) fn text(inspect: &Inspect, detail: Detail) -> String {
     let mut out = String::new();
     if inspect.workers.is_empty() {
         let python = inspect.summary.without_enums;
@@ -41,13 +52,16 @@ pub(crate) fn text(inspect: &Inspect) -> String {
     for unit in &units {
         if verdict(unit) == Verdict::Fresh {
             fresh += 1;
-            if fresh > FRESH_SHOWN {
+            if fresh > FRESH_SHOWN && detail == Detail::Findings {
                 continue;
             }
         }
         write_unit(&mut out, unit);
+        if detail == Detail::Everything {
+            layers::write(&mut out, unit);
+        }
     }
-    if let Some(more @ 1..) = fresh.checked_sub(FRESH_SHOWN) {
+    if let (Some(more @ 1..), Detail::Findings) = (fresh.checked_sub(FRESH_SHOWN), detail) {
         writeln!(out, "and {more} more fresh units").unwrap_or_default();
     }
     out.push('\n');
@@ -311,13 +325,14 @@ pub(super) mod tests {
                 type_name: Some("crm_type".into()),
                 memory: Some(vec!["HUBSPOT".into()]),
                 source: Some(vec![Some("hubspot".into()), None]),
+                database: None,
                 verdict: Verdict::Stale,
             }],
         }
     }
 
     fn shown(inspect: &Inspect) -> String {
-        anstream::adapter::strip_str(&text(inspect)).to_string()
+        anstream::adapter::strip_str(&text(inspect, Detail::Findings)).to_string()
     }
 
     #[test]

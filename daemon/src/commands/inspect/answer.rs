@@ -3,15 +3,25 @@
 use crate::api::{
     Inspect, InspectBinding, InspectEnum, InspectLayer, InspectSummary, InspectSupervisor, InspectWorker,
 };
+use crate::database::{self, DatabaseEnum};
 use std::collections::BTreeMap;
 use unstale_agent::display::mask;
 use unstale_agent::inspect::{InspectedWorker, Inspection};
-use unstale_agent::judge::{EnumJudged, LayerView};
+use unstale_agent::judge::{BindingJudged, EnumJudged, LayerView};
 use unstale_agent::process::{Role, Supervisor};
 use unstale_protocol::verdict::{Cure, Verdict};
 
-/// Returns the whole answer; with `all_layers`, fresh enums show their bytecode and bindings, too.
-pub(super) fn answer(inspection: &Inspection, all_layers: bool, host: &str, taken_at_ms: u64) -> Inspect {
+/// Which layers are shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Layers<'a> {
+    /// All of what is not fresh; memory and source of what is.
+    OfFindings,
+    /// All of everything, and the database where it was read.
+    All(Option<&'a [DatabaseEnum]>),
+}
+
+/// Returns the whole answer.
+pub(super) fn answer(inspection: &Inspection, layers: Layers<'_>, host: &str, taken_at_ms: u64) -> Inspect {
     let mut summary = InspectSummary {
         without_enums: inspection.without_enums,
         unreadable: inspection.unreadable,
@@ -22,7 +32,7 @@ pub(super) fn answer(inspection: &Inspection, all_layers: bool, host: &str, take
     for inspected in &inspection.workers {
         let most = untracked.entry(inspected.unit.id.as_str()).or_default();
         *most = (*most).max(inspected.judged.untracked);
-        let worker = worker(inspected, all_layers);
+        let worker = worker(inspected, layers);
         count(&mut summary, &worker);
         workers.push(worker);
     }
@@ -41,7 +51,7 @@ fn count(summary: &mut InspectSummary, worker: &InspectWorker) {
     summary.bystanders += u32::from(worker.bystander);
 }
 
-fn worker(inspected: &InspectedWorker, all_layers: bool) -> InspectWorker {
+fn worker(inspected: &InspectedWorker, layers: Layers<'_>) -> InspectWorker {
     let InspectedWorker { process, role, unit, python, judged, cost: _ } = inspected;
     let variable = |name: &str| process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let (verdict, because) = match judged.verdict {
@@ -68,7 +78,7 @@ fn worker(inspected: &InspectedWorker, all_layers: bool) -> InspectWorker {
         cure: cure(inspected),
         untracked: judged.untracked,
         bystander: unit.is_bystander(),
-        enums: judged.enums.iter().map(|judged| entry(judged, all_layers)).collect(),
+        enums: judged.enums.iter().map(|judged| entry(judged, layers)).collect(),
     }
 }
 
@@ -105,8 +115,8 @@ fn cure(inspected: &InspectedWorker) -> Option<String> {
     }
 }
 
-fn entry(judged: &EnumJudged, all_layers: bool) -> InspectEnum {
-    let is_plain = judged.verdict == Verdict::Fresh && !all_layers;
+fn entry(judged: &EnumJudged, shown: Layers<'_>) -> InspectEnum {
+    let is_plain = judged.verdict == Verdict::Fresh && matches!(shown, Layers::OfFindings);
     let mut layers = BTreeMap::new();
     let mut add = |name: &str, view: Option<&LayerView>, is_bytecode: bool| {
         if let Some(view) = view {
@@ -118,6 +128,10 @@ fn entry(judged: &EnumJudged, all_layers: bool) -> InspectEnum {
     if !is_plain {
         add("bytecode", judged.bytecode.as_ref(), true);
     }
+    let of_database = |binding: &BindingJudged| in_database(binding, shown);
+    if let Some(found) = judged.bindings.iter().find_map(of_database) {
+        layers.insert("database".to_owned(), database_layer(found));
+    }
     let bindings = judged
         .bindings
         .iter()
@@ -127,6 +141,7 @@ fn entry(judged: &EnumJudged, all_layers: bool) -> InspectEnum {
             type_name: binding.type_name.clone(),
             memory: Some(binding.memory.clone()),
             source: binding.source.clone(),
+            database: of_database(binding).map(|found| found.labels.clone()),
             verdict: binding.verdict,
         })
         .collect();
@@ -139,6 +154,21 @@ fn entry(judged: &EnumJudged, all_layers: bool) -> InspectEnum {
     }
 }
 
+/// Returns the database's type that a column names; a column that is text has none.
+fn in_database<'a>(binding: &BindingJudged, shown: Layers<'a>) -> Option<&'a DatabaseEnum> {
+    let Layers::All(Some(database)) = shown else { return None };
+    let name = binding.type_name.as_deref().filter(|_| binding.native)?;
+    database::find(binding.schema.as_deref(), name, database)
+}
+
+fn database_layer(found: &DatabaseEnum) -> InspectLayer {
+    InspectLayer {
+        type_name: Some(format!("{}.{}", found.schema, found.name)),
+        labels: Some(found.labels.clone()),
+        ..InspectLayer::default()
+    }
+}
+
 fn layer(view: &LayerView, is_bytecode: bool) -> InspectLayer {
     let definition = &view.definition;
     InspectLayer {
@@ -147,5 +177,6 @@ fn layer(view: &LayerView, is_bytecode: bool) -> InspectLayer {
         aliases: definition.aliases.iter().map(|alias| (alias.name.clone(), alias.canonical.clone())).collect(),
         path: view.path.clone(),
         stale: is_bytecode.then_some(view.stale),
+        ..InspectLayer::default()
     }
 }
