@@ -4,6 +4,7 @@ mod ask;
 mod cure;
 mod hand;
 mod hold;
+mod local;
 
 use crate::harness::app::{App, Place};
 use crate::harness::python::{newest, venv};

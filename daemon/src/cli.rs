@@ -138,6 +138,25 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Tells whether a person waits for the end of it, who wants to see the answer and not each step.
+    pub(crate) fn is_watched(&self) -> Watched {
+        match self {
+            Self::Up(_) | Self::Reader | Self::Parser | Self::Purge => Watched::ByNobody,
+            _ => Watched::ByCaller,
+        }
+    }
+}
+
+/// Who reads what a command says while it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    /// It runs for long, and its log is all there is.
+    ByNobody,
+    /// Somebody waits for its answer.
+    ByCaller,
+}
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {

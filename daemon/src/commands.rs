@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 mod drain;
 mod follow;
 mod inspect;
+mod local;
 mod parts;
 mod state;
 mod status;

@@ -373,8 +373,7 @@ impl Driver {
             answers::choose(&self.machine, &selectors)
         };
         if chosen.is_empty() {
-            let message = "no unit matches";
-            return Err(api::Refusal::new(404, "no-such-unit", message).help("`unstale status` lists hosts and units"));
+            return Err(self.no_unit());
         }
         if request.dry_run {
             return Ok(answers::drains(chosen.iter().map(answers::would_drain).collect()));
@@ -393,6 +392,21 @@ impl Driver {
         let ids = self.machine.handle_drain(records, self.clock.now());
         let asked = self.machine.drains().into_iter().filter(|drain| ids.contains(&drain.id));
         Ok(answers::drains(asked.map(|drain| answers::drain(&drain)).collect()))
+    }
+
+    fn no_unit(&self) -> api::Refusal {
+        let hosts = self.status().hosts.into_iter().filter(|host| !host.scanned).map(|host| host.host);
+        let unseen: Vec<String> = hosts.collect();
+        if unseen.is_empty() && self.machine.reports().next().is_some() {
+            return api::Refusal::new(404, "no-such-unit", "no unit matches")
+                .help("`unstale status` lists hosts and units");
+        }
+        let message = if unseen.is_empty() {
+            "no unit matches yet: no host has reported".to_owned()
+        } else {
+            format!("no unit matches yet: {} has not been looked at since its agent started", unseen.join(", "))
+        };
+        api::Refusal::new(404, "no-such-unit", message).help("try again in a moment")
     }
 
     fn status(&self) -> api::Status {

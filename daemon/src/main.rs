@@ -22,7 +22,7 @@ mod telemetry;
 fn main() -> std::process::ExitCode {
     report::guarded(|| match cli::read() {
         Ok(cli) => {
-            telemetry::start(cli.log);
+            telemetry::start(cli.log, cli.command.is_watched());
             let form = cli.command.output();
             commands::run(cli).unwrap_or_else(|error| report::error(&error, form))
         }

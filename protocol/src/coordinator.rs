@@ -45,6 +45,8 @@ pub struct CoordinatorPolicy {
     pub republish_interval: Duration,
     /// A dry run that nobody has asked about for this long is over.
     pub probe_lifetime: Duration,
+    /// Grant drains only: no rollout goes on.
+    pub drains_only: bool,
 }
 
 impl Default for CoordinatorPolicy {
@@ -59,6 +61,7 @@ impl Default for CoordinatorPolicy {
             ask_lifetime: Duration::from_secs(16),
             republish_interval: Duration::from_secs(5),
             probe_lifetime: Duration::from_secs(15),
+            drains_only: false,
         }
     }
 }

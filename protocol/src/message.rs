@@ -142,6 +142,9 @@ pub struct Report {
     /// The machine is shutting down: expect nothing more.
     #[serde(default)]
     pub leaving: bool,
+    /// The host has been looked at in this life of the agent.
+    #[serde(default)]
+    pub scanned: bool,
     /// How far each app has come.
     pub apps: BTreeMap<AppName, AppReport>,
     /// All slots of each pool on this host, and how many of them are down or under action.

@@ -65,6 +65,9 @@ pub(crate) struct StatusHost {
     /// How long ago it reported, in milliseconds.
     #[serde(default)]
     pub(crate) reported_ms_ago: Option<u64>,
+    /// Its agent has looked at it since it was started.
+    #[serde(default)]
+    pub(crate) scanned: bool,
     /// What is wrong with the host as a whole.
     #[serde(default)]
     pub(crate) because: Option<String>,

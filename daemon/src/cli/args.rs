@@ -40,6 +40,20 @@ pub(crate) struct RootArgs {
     pub(crate) roots: Vec<PathBuf>,
 }
 
+/// By this host's own hands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LocalArgs {
+    /// Do it by this host's own hands where no coordinator listens. What was drained is remembered in the state
+    /// directory, for `undrain --local` or a later `unstale up`; no rollout goes on meanwhile. Refused where something
+    /// else holds that directory.
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
 /// `unstale inspect`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InspectArgs {
@@ -157,6 +171,11 @@ pub(crate) struct WhyArgs {
     /// A selector, or a bare process number, or a unit as it is shown: `pid:4711`, `4711`, `celery:4711`.
     #[arg(value_name = "TARGET")]
     pub(crate) target: Selector,
+    /// Look by oneself where no coordinator listens: at this host, now.
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) coordinator: CoordinatorArgs,
     #[command(flatten)]
@@ -182,11 +201,13 @@ pub(crate) struct DrainArgs {
     #[arg(long)]
     pub(crate) force: bool,
     /// Ask for it and leave.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "local")]
     pub(crate) detach: bool,
     /// Say what would be drained, do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
     #[command(flatten)]
     pub(crate) coordinator: CoordinatorArgs,
     #[command(flatten)]
@@ -199,6 +220,8 @@ pub(crate) struct UndrainArgs {
     /// What to give back.
     #[arg(value_name = "SELECTOR", required = true)]
     pub(crate) selectors: Vec<Selector>,
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
     #[command(flatten)]
     pub(crate) coordinator: CoordinatorArgs,
     #[command(flatten)]

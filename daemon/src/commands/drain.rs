@@ -1,5 +1,6 @@
 //! `unstale drain` and `undrain`: units out of work by hand, and back.
 
+use super::local::{self, Reach};
 use crate::api::{Drain, DrainRequest, DrainStanding, Drains, Status};
 use crate::cli::{DrainArgs, LogArgs, Output, Selector, Span, Surroundings, UndrainArgs};
 use crate::client::{Client, encoded};
@@ -14,8 +15,23 @@ use unstale_protocol::time::Moment;
 /// How often the drains are read again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Whether something goes on with a drain when the command that asked for it has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    GoesOn,
+    RestsUntilAskedAgain,
+}
+
 pub(super) async fn run(args: DrainArgs, log: LogArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
-    let client = Client::find(&args.coordinator, &surroundings).await?;
+    match local::reach(&args.coordinator, &args.local, &surroundings).await? {
+        Reach::Coordinator(client) => drain(args, log, &client, Afterwards::GoesOn).await,
+        Reach::Own(own) => {
+            own.with(async |client| drain(args, log, &client, Afterwards::RestsUntilAskedAgain).await).await
+        }
+    }
+}
+
+async fn drain(args: DrainArgs, log: LogArgs, client: &Client, afterwards: Afterwards) -> anyhow::Result<Exit> {
     let ms = |span: Option<Span>| {
         let limit = span.and_then(Span::limit)?;
         u64::try_from(limit.as_millis()).ok()
@@ -31,13 +47,22 @@ pub(super) async fn run(args: DrainArgs, log: LogArgs, surroundings: Surrounding
         print(&asked, args.output.output);
         return Ok(if asked.drains.is_empty() { Exit::Unknown } else { Exit::Clean });
     }
-    let (drains, ended) = wait(&client, &asked, args.timeout.limit(), args.grace.and_then(Span::limit), log).await?;
+    let wait = Wait { client, limit: args.timeout.limit(), grace: args.grace.and_then(Span::limit), log, afterwards };
+    let (drains, ended) = wait.run(&asked).await?;
     print(&drains, args.output.output);
     Ok(ended.unwrap_or_else(|| exit(&drains)))
 }
 
 pub(super) async fn undo(args: UndrainArgs, log: LogArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
-    let client = Client::find(&args.coordinator, &surroundings).await?;
+    match local::reach(&args.coordinator, &args.local, &surroundings).await? {
+        Reach::Coordinator(client) => undrain(&args, log, &client, Afterwards::GoesOn).await,
+        Reach::Own(own) => {
+            own.with(async |client| undrain(&args, log, &client, Afterwards::RestsUntilAskedAgain).await).await
+        }
+    }
+}
+
+async fn undrain(args: &UndrainArgs, log: LogArgs, client: &Client, afterwards: Afterwards) -> anyhow::Result<Exit> {
     let status: Status = client.get("/v1/status").await?;
     let chosen: Vec<&Drain> = status.drains.iter().filter(|drain| is_chosen(drain, &args.selectors, &status)).collect();
     if chosen.is_empty() {
@@ -48,7 +73,8 @@ pub(super) async fn undo(args: UndrainArgs, log: LogArgs, surroundings: Surround
         let answer: Drains = client.delete(&format!("/v1/drains/{}", encoded(&drain.id))).await?;
         asked.drains.extend(answer.drains);
     }
-    let (drains, ended) = wait(&client, &asked, Some(Duration::from_mins(15)), None, log).await?;
+    let wait = Wait { client, limit: Some(Duration::from_mins(15)), grace: None, log, afterwards };
+    let (drains, ended) = wait.run(&asked).await?;
     print(&drains, args.output.output);
     Ok(ended.unwrap_or_else(|| exit(&drains)))
 }
@@ -68,69 +94,82 @@ fn is_chosen(drain: &Drain, selectors: &[Selector], status: &Status) -> bool {
     })
 }
 
-/// Waits until every drain that was asked for has ended. A wait that ends first says how. Units that are not done
-/// after `grace` are called slow, once.
-async fn wait(
-    client: &Client,
-    asked: &Drains,
+/// Waiting for drains.
+#[derive(Clone, Copy, Debug)]
+struct Wait<'a> {
+    client: &'a Client,
     limit: Option<Duration>,
     grace: Option<Duration>,
     log: LogArgs,
-) -> anyhow::Result<(Drains, Option<Exit>)> {
-    let ids: Vec<&str> = asked.drains.iter().map(|drain| drain.id.as_str()).collect();
-    let mut progress =
-        Progress::start(log, &format!("waiting for {}", render::count(u32::try_from(ids.len())?, "unit")));
-    let mut drains = asked.clone();
-    let clock = Clock::start();
-    let mut slow_at = grace.map(|grace| Moment::default().after(grace));
-    let watch = async {
-        loop {
-            if drains.drains.iter().all(|drain| drain.standing.is_end()) {
-                return Ok::<(), crate::client::ClientError>(());
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            let status: Status = client.get("/v1/status").await?;
-            for drain in &mut drains.drains {
-                match status.drains.iter().find(|now| now.id == drain.id) {
-                    Some(now) => drain.clone_from(now),
-                    // What is given back is no longer listed as a drain.
-                    None if drain.standing == DrainStanding::Returning => look_for_return(drain, &status),
-                    None => {}
+    afterwards: Afterwards,
+}
+
+impl Wait<'_> {
+    /// Waits until every drain that was asked for has ended. A wait that ends first says how. Units that are not done
+    /// after `grace` are called slow, once.
+    async fn run(self, asked: &Drains) -> anyhow::Result<(Drains, Option<Exit>)> {
+        let Self { client, limit, grace, log, afterwards } = self;
+        let ids: Vec<&str> = asked.drains.iter().map(|drain| drain.id.as_str()).collect();
+        let mut progress =
+            Progress::start(log, &format!("waiting for {}", render::count(u32::try_from(ids.len())?, "unit")));
+        let mut drains = asked.clone();
+        let clock = Clock::start();
+        let mut slow_at = grace.map(|grace| Moment::default().after(grace));
+        let watch = async {
+            loop {
+                if drains.drains.iter().all(|drain| drain.standing.is_end()) {
+                    return Ok::<(), crate::client::ClientError>(());
+                }
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                let status: Status = client.get("/v1/status").await?;
+                for drain in &mut drains.drains {
+                    match status.drains.iter().find(|now| now.id == drain.id) {
+                        Some(now) => drain.clone_from(now),
+                        // What is given back is no longer listed as a drain.
+                        None if drain.standing == DrainStanding::Returning => look_for_return(drain, &status),
+                        None => {}
+                    }
+                }
+                if slow_at.is_some_and(|at| clock.now() >= at) {
+                    slow_at = None;
+                    for drain in drains.drains.iter().filter(|drain| !drain.standing.is_end()) {
+                        progress.say(&render::plain(&format!("{} is slow: {}", drain.slot, drain.because)));
+                    }
+                }
+                if let Some(open) = drains.drains.iter().find(|drain| render::status::is_open(drain.standing)) {
+                    let text = format!("{} {}: {}", open.slot, open.standing.words(), open.because);
+                    progress.show(&render::plain(&text));
                 }
             }
-            if slow_at.is_some_and(|at| clock.now() >= at) {
-                slow_at = None;
-                for drain in drains.drains.iter().filter(|drain| !drain.standing.is_end()) {
-                    progress.say(&render::plain(&format!("{} is slow: {}", drain.slot, drain.because)));
-                }
+        };
+        let limit = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
             }
-            if let Some(open) = drains.drains.iter().find(|drain| render::status::is_open(drain.standing)) {
-                let text = format!("{} {}: {}", open.slot, open.standing.words(), open.because);
-                progress.show(&render::plain(&text));
+        };
+        let ended = tokio::select! {
+            result = watch => {
+                result?;
+                None
             }
-        }
-    };
-    let limit = async {
-        match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    let ended = tokio::select! {
-        result = watch => {
-            result?;
-            None
-        }
-        () = limit => Some(Exit::Unknown),
-        _ = tokio::signal::ctrl_c() => Some(Exit::Detached),
-    };
-    progress.finish();
-    match ended {
-        Some(Exit::Unknown) => report::note("The time limit passed; the drain goes on: `unstale status` shows it."),
-        Some(Exit::Detached) => report::note("Detached; the drain goes on: `unstale status` shows it."),
-        _ => {}
+            () = limit => Some(Exit::Unknown),
+            _ = tokio::signal::ctrl_c() => Some(Exit::Detached),
+        };
+        progress.finish();
+        let cause = match ended {
+            Some(Exit::Unknown) => "The time limit passed",
+            Some(Exit::Detached) => "Interrupted",
+            _ => return Ok((drains, ended)),
+        };
+        report::note(&match afterwards {
+            Afterwards::GoesOn => format!("{cause}; the drain goes on: `unstale status` shows it."),
+            Afterwards::RestsUntilAskedAgain => format!(
+                "{cause}, and nobody watches over it now: the same command again, or `unstale up`, goes on where it stands."
+            ),
+        });
+        Ok((drains, ended))
     }
-    Ok((drains, ended))
 }
 
 /// A unit is back once it is up; a slot that its host no longer names holds no announced app any more.

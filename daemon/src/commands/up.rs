@@ -4,6 +4,8 @@ mod disk;
 mod evidence;
 mod pump;
 
+pub(super) use evidence::differences;
+
 use super::parts;
 use crate::bus::embedded;
 use crate::cli::{Surroundings, UpArgs};
@@ -14,7 +16,7 @@ use crate::http::{self, Listener, SocketError};
 use crate::report::Exit;
 use crate::store::{self, StateDir, Which};
 use crate::{client, host, shutdown};
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,45 +42,91 @@ pub(super) async fn run(args: UpArgs, surroundings: Surroundings) -> anyhow::Res
     let config = Config::read(args.config.config.as_deref())?;
     let state_path = store::choose_dir(args.state.state_dir.as_deref(), &config, &surroundings)?;
     let socket = socket(&args, &config, &surroundings)?;
-    let Some(name) = config.agent.host.clone().or_else(host::bus_name) else {
-        bail!("this machine's name cannot stand on the bus: name the host with `[agent] host = \"NAME\"`");
-    };
+    let name = name(&config)?;
     let state = StateDir::take(&state_path)?;
-    let coordinator_store = state.open(Which::Coordinator)?;
-    let agent_disk = disk::AgentDisk::open(state.open(Which::Agent)?)?;
     let listener = Listener::bind(&socket)?;
     let tasks = TaskTracker::new();
     let shutdown = shutdown::listen(&tasks).context("cannot listen to signals")?;
 
-    let (coordinator_end, agent_end) = embedded::join();
-    let (asker, desk) = control::channel();
-    let (seen, sights) = watch::channel(Arc::new(Survey::default()));
-    let policy = coordinator_policy(&config, &name);
-    let coordinator =
-        Driver::new(policy, config.coordinator.max_unavailable, coordinator_store, coordinator_end, desk)?
-            .with_evidence(evidence::Evidence::new(name.clone(), sights));
-    let (incoming, agent_incoming) = mpsc::channel(MESSAGES_MAX);
-    let (agent_outgoing, outgoing) = mpsc::channel(MESSAGES_MAX);
-    let agent = agent_config(&config, &args, name.clone(), &agent_disk)?;
-
-    let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    parts.spawn(coordinator.run(shutdown.clone()));
-    parts.spawn(pump::run(agent_end, incoming, outgoing, shutdown.clone()));
-    parts.spawn(driven(agent, agent_disk, agent_incoming, agent_outgoing, seen, shutdown.clone()));
-    let (server_tasks, server_shutdown) = (tasks.clone(), shutdown.clone());
-    parts.spawn(async move {
-        http::serve(listener, asker, server_tasks, server_shutdown).await.context("the control API ended")
-    });
-    tracing::info!(host = %name, socket = %socket.display(), state_dir = %state.path().display(), "up");
-
-    let result = first_end(&mut parts, &shutdown).await;
-    tasks.close();
-    // A client that keeps its connection open must not keep the process.
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::debug!("connections were closed");
-    }
+    let house = House { config, roots: args.roots.roots, name, state, listener, work: Work::All };
+    tracing::info!(host = %house.name, socket = %socket.display(), state_dir = %house.state.path().display(), "up");
+    let result = house.keep(tasks, shutdown).await;
     tracing::info!("down");
     result.map(|()| Exit::Clean)
+}
+
+/// What a coordinator and an agent in one process are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Everything.
+    All,
+    /// Drain and give back: no rollout goes on, nothing is purged.
+    Drains,
+}
+
+/// A coordinator and an agent in one process.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) config: Config,
+    /// Look only at workers whose code lies below these; empty for what the configuration says.
+    pub(super) roots: Vec<PathBuf>,
+    pub(super) name: HostName,
+    pub(super) state: StateDir,
+    pub(super) listener: Listener,
+    pub(super) work: Work,
+}
+
+/// Returns this host's name on the bus.
+///
+/// # Errors
+/// Where the machine's own cannot stand there and none is configured.
+pub(super) fn name(config: &Config) -> anyhow::Result<HostName> {
+    config
+        .agent
+        .host
+        .clone()
+        .or_else(host::bus_name)
+        .context("this machine's name cannot stand on the bus: name the host with `[agent] host = \"NAME\"`")
+}
+
+impl House {
+    /// Keeps both running until `shutdown`, or until a part fails.
+    ///
+    /// # Errors
+    /// What the part that failed first said.
+    pub(super) async fn keep(self, tasks: TaskTracker, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, roots, name, state, listener, work } = self;
+        let coordinator_store = state.open(Which::Coordinator)?;
+        let agent_disk = disk::AgentDisk::open(state.open(Which::Agent)?)?;
+        let (coordinator_end, agent_end) = embedded::join();
+        let (asker, desk) = control::channel();
+        let (seen, sights) = watch::channel(Arc::new(Survey::default()));
+        let policy = CoordinatorPolicy { drains_only: work == Work::Drains, ..coordinator_policy(&config, &name) };
+        let coordinator =
+            Driver::new(policy, config.coordinator.max_unavailable, coordinator_store, coordinator_end, desk)?
+                .with_evidence(evidence::Evidence::new(name.clone(), sights));
+        let (incoming, agent_incoming) = mpsc::channel(MESSAGES_MAX);
+        let (agent_outgoing, outgoing) = mpsc::channel(MESSAGES_MAX);
+        let mut agent = agent_config(&config, &roots, name, &agent_disk)?;
+        agent.rules.allow.purge &= work == Work::All;
+
+        let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        parts.spawn(coordinator.run(shutdown.clone()));
+        parts.spawn(pump::run(agent_end, incoming, outgoing, shutdown.clone()));
+        parts.spawn(driven(agent, agent_disk, agent_incoming, agent_outgoing, seen, shutdown.clone()));
+        let (server_tasks, server_shutdown) = (tasks.clone(), shutdown.clone());
+        parts.spawn(async move {
+            http::serve(listener, asker, server_tasks, server_shutdown).await.context("the control API ended")
+        });
+        let result = first_end(&mut parts, &shutdown).await;
+        tasks.close();
+        // A client that keeps its connection open must not keep the process.
+        if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+            tracing::debug!("connections were closed");
+        }
+        drop(state);
+        result
+    }
 }
 
 /// Waits for all parts; the first that ends ends the others, and its error is the answer.
@@ -121,14 +169,14 @@ fn coordinator_policy(config: &Config, name: &HostName) -> CoordinatorPolicy {
 
 fn agent_config(
     config: &Config,
-    args: &UpArgs,
+    roots: &[PathBuf],
     host: HostName,
     disk: &disk::AgentDisk,
 ) -> anyhow::Result<driver::Config> {
     let text = |path: &PathBuf| -> anyhow::Result<String> {
         path.to_str().map(ToOwned::to_owned).with_context(|| format!("`{}` is not UTF-8", path.display()))
     };
-    let roots = if args.roots.roots.is_empty() { &config.agent.roots } else { &args.roots.roots };
+    let roots = if roots.is_empty() { &config.agent.roots } else { roots };
     let roots = roots
         .iter()
         .map(|root| text(&root.canonicalize().with_context(|| format!("cannot read --root `{}`", root.display()))?))

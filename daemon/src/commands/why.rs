@@ -1,14 +1,21 @@
 //! `unstale why`: everything known about one worker, unit or host.
 
-use crate::api::Why;
+mod local;
+
 use crate::cli::{Output, Surroundings, WhyArgs};
-use crate::client::{Client, encoded};
+use crate::client::{Client, ClientError, encoded};
+use crate::config::Config;
 use crate::render;
 use crate::report::{self, Exit};
 
 pub(super) async fn run(args: WhyArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
-    let client = Client::find(&args.coordinator, &surroundings).await?;
-    let why: Why = client.get(&format!("/v1/why?target={}", encoded(&args.target.to_string()))).await?;
+    let why = match Client::find(&args.coordinator, &surroundings).await {
+        Ok(client) => client.get(&format!("/v1/why?target={}", encoded(&args.target.to_string()))).await?,
+        Err(ClientError::NobodyListens { .. }) if args.local => {
+            local::look(&args.target, &Config::read(args.config.config.as_deref())?).await?
+        }
+        Err(error) => return Err(error.into()),
+    };
     match args.output.output {
         Output::Json => report::answer_json(&why),
         Output::Text => report::answer(&render::why::text(&why)),

@@ -146,6 +146,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHo
         host: name.to_string(),
         standing: "reporting".to_owned(),
         reported_ms_ago: None,
+        scanned: false,
         because: None,
         apps: BTreeMap::new(),
         slots: Vec::new(),
@@ -157,6 +158,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHo
         let host = hosts.entry(report.host.to_string()).or_insert_with(|| empty(&report.host));
         host.slots = report.slots.iter().map(slot).collect();
         host.omitted = report.omitted;
+        host.scanned = report.scanned;
         host.others = report.others.iter().map(other).collect();
         host.others_omitted = report.others_omitted;
         if report.leaving {

@@ -203,6 +203,7 @@ mod tests {
                 host: "web-3".into(),
                 standing: "reporting".into(),
                 reported_ms_ago: Some(1_500),
+                scanned: true,
                 because: None,
                 apps: BTreeMap::from([(shop, state)]),
                 slots: vec![StatusSlot {

@@ -52,7 +52,7 @@ impl Coordinator {
                         .and_then(|revisions| revisions.values().next_back())
                         .is_some_and(|rollout| rollout.revision == *revision && rollout.mode == Mode::Run)
                 });
-                all_run && self.has_room(pending) && self.canary_allows(pending)
+                all_run && !self.policy.drains_only && self.has_room(pending) && self.canary_allows(pending)
             }
             Purpose::Drain(id) => self.drains.get(id).is_some_and(|drain| {
                 drain.host == *host && drain.slot == *slot && (drain.force || self.has_room(pending))

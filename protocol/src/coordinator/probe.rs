@@ -161,6 +161,7 @@ mod tests {
             refused: None,
             unsupported: None,
             leaving: false,
+            scanned: true,
             apps: BTreeMap::new(),
             pools: BTreeMap::new(),
             slots: Vec::new(),

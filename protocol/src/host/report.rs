@@ -71,6 +71,7 @@ impl Host {
             refused: self.refused,
             unsupported: self.unsupported.clone(),
             leaving: self.leaving,
+            scanned: self.scanned,
             apps: self.apps.keys().map(|name| (name.clone(), self.app_report(name))).collect(),
             pools: self.pool_reports(),
             slots,

@@ -61,7 +61,7 @@ impl LocalEvidence for Evidence {
 }
 
 /// Members that differ between memory and source, one line each.
-fn differences(entry: &EnumJudged) -> Vec<String> {
+pub(crate) fn differences(entry: &EnumJudged) -> Vec<String> {
     let mut lines = vec![format!("  {}: {}", entry.name, entry.because)];
     if let (Some(memory), Some(source)) = (&entry.memory, &entry.source) {
         for member in &memory.definition.members {
