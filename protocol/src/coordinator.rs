@@ -117,9 +117,10 @@ struct Host {
     heard_at: Option<Moment>,
     /// Since when its report has said the same.
     still_since: Option<Moment>,
+    /// The reign in which it was last heard.
+    heard_in: Option<Epoch>,
     /// Two agents answer to this name.
     doubled: bool,
-    forgotten: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +136,8 @@ struct Pending {
 pub struct Coordinator {
     policy: CoordinatorPolicy,
     started_at: Moment,
+    /// When the epoch was last raised: at the start, and above any later reign that comes to light.
+    reign_at: Moment,
     knew_hosts: bool,
     version: Version,
     rollouts: BTreeMap<AppName, BTreeMap<Revision, RolloutRecord>>,
@@ -165,6 +168,7 @@ impl Coordinator {
         let mut machine = Self {
             policy,
             started_at: now,
+            reign_at: now,
             knew_hosts: false,
             version: Version::default(),
             rollouts: BTreeMap::new(),
@@ -186,14 +190,15 @@ impl Coordinator {
             machine.remember(record);
         }
         machine.knew_hosts = !machine.hosts.is_empty();
-        machine.reign(machine.version.epoch.next());
+        machine.reign(machine.version.epoch.next(), now);
         machine
     }
 
     fn remember(&mut self, record: Record) {
         match record {
-            Record::Reign { epoch, generation } => {
+            Record::Reign { epoch, generation, lost_hosts } => {
                 self.version = self.version.max(Version { epoch, generation });
+                self.lost_hosts = lost_hosts;
             }
             Record::Rollout(app, rollout) => {
                 self.rollouts.entry(app).or_default().insert(rollout.revision, rollout);
@@ -222,8 +227,9 @@ impl Coordinator {
         }
     }
 
-    /// Raises the epoch and asserts the desired state under it.
-    fn reign(&mut self, epoch: Epoch) {
+    /// Raises the epoch and asserts the desired state under it. No host has been heard in the new reign yet.
+    fn reign(&mut self, epoch: Epoch, now: Moment) {
+        self.reign_at = now;
         self.version = Version { epoch, generation: self.version.generation.next() };
         self.pending.clear();
         self.publish(vec![]);
@@ -231,9 +237,14 @@ impl Coordinator {
 
     /// Writes the new desired state down and publishes it. The version must have been raised.
     fn publish(&mut self, mut records: Vec<Record>) {
-        records.push(Record::Reign { epoch: self.version.epoch, generation: self.version.generation });
+        records.push(self.reign_record());
         self.actions.push_back(Action::Store(records));
         self.actions.push_back(Action::Publish(self.desired()));
+    }
+
+    fn reign_record(&self) -> Record {
+        let Version { epoch, generation } = self.version;
+        Record::Reign { epoch, generation, lost_hosts: self.lost_hosts }
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -366,6 +377,7 @@ impl Coordinator {
     /// Says how many hosts the fleet has, after the list of them was lost.
     pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) {
         self.stated_hosts = Some(hosts);
+        self.find_hosts();
         self.review(now);
     }
 
@@ -395,7 +407,6 @@ impl Coordinator {
         because: &str,
     ) -> Result<Revision, Refused> {
         let revision = self.current(app, revision)?;
-        self.next_generation();
         let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) else {
             return Err(Refused::NoRollout(app.clone()));
         };
@@ -405,6 +416,7 @@ impl Coordinator {
         rollout.mode = mode;
         because.clone_into(&mut rollout.mode_because);
         let record = rollout.clone();
+        self.next_generation();
         self.pending.clear();
         self.publish(vec![Record::Rollout(app.clone(), record), event(what, app, revision, because)]);
         Ok(revision)
@@ -502,7 +514,7 @@ impl Coordinator {
     /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible, or a dry run
     /// is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let wait = self.started_at.after(self.policy.takeover_wait);
+        let wait = self.reign_at.after(self.policy.takeover_wait);
         let granting = (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait);
         granting.into_iter().chain(self.probe_end()).min()
     }

@@ -69,7 +69,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::take(&directory.path().join("s")).unwrap();
         let store = state.open(Which::Coordinator).unwrap();
-        let reign = Record::Reign { epoch: Epoch(3), generation: Generation(9) };
+        let reign = Record::Reign { epoch: Epoch(3), generation: Generation(9), lost_hosts: false };
         let host =
             Record::Host(HostName::new("web-3").unwrap(), Some(unstale_protocol::coordinator::HostRecord::default()));
         let no_drain = Record::Drain(DrainId::new("drain-1").unwrap(), None);

@@ -25,20 +25,32 @@ impl Coordinator {
     }
 
     fn may_grant(&self, now: Moment) -> bool {
-        let has_waited = now >= self.started_at.after(self.policy.takeover_wait);
+        let has_waited = now >= self.reign_at.after(self.policy.takeover_wait);
         let leads = self.lease_until.is_none_or(|until| now < until);
-        let knows_fleet = !self.lost_hosts || self.stated_hosts.is_some_and(|hosts| self.heard() >= hosts);
-        has_waited && leads && knows_fleet
+        has_waited && leads && !self.lost_hosts
+    }
+
+    /// The list of hosts is whole again once as many have been heard as an operator has stated.
+    pub(super) fn find_hosts(&mut self) {
+        if self.lost_hosts && self.stated_hosts.is_some_and(|hosts| self.heard() >= hosts) {
+            self.lost_hosts = false;
+            self.actions.push_back(Action::Store(vec![self.reign_record()]));
+        }
     }
 
     fn heard(&self) -> u32 {
         u32::try_from(self.hosts.values().filter(|host| host.report.is_some()).count()).unwrap_or(u32::MAX)
     }
 
+    /// Tells whether the host was heard in this reign: what it said before may be of before another's permits.
+    fn is_heard(&self, host: &Host) -> bool {
+        host.heard_in == Some(self.version.epoch)
+    }
+
     fn is_grantable(&self, host: &HostName, slot: &SlotId, pending: &Pending) -> bool {
         let Some(known) = self.hosts.get(host) else { return false };
         let is_current = known.record.incarnation == Some(pending.nonce.incarnation)
-            && known.report.is_some()
+            && self.is_heard(known)
             && !known.doubled
             && pending.version == self.version;
         if !is_current || self.permits.contains_key(&(host.clone(), slot.clone())) {
@@ -104,7 +116,7 @@ impl Coordinator {
             .map(|((_, slot), _)| slot)
             .collect();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let Some(report) = host.and_then(|host| host.report.as_ref()) else {
+        let Some(report) = host.filter(|host| self.is_heard(host)).and_then(|host| host.report.as_ref()) else {
             let last_known = host.and_then(|host| host.record.pools.get(pool)).copied().unwrap_or(0);
             return last_known.max(count(permits.len()));
         };

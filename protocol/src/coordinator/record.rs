@@ -237,6 +237,9 @@ pub enum Record {
         epoch: Epoch,
         /// The desired state.
         generation: Generation,
+        /// The list of hosts was lost, and nobody has said yet how many there are.
+        #[serde(default)]
+        lost_hosts: bool,
     },
     /// A rollout; the one with the highest revision of its app is the current one.
     Rollout(AppName, RolloutRecord),

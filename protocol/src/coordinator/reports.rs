@@ -16,7 +16,7 @@ impl Coordinator {
             return;
         }
         if report.accepted > self.version {
-            self.learn_of_later_reign(report.accepted);
+            self.learn_of_later_reign(report.accepted, now);
         } else if report.accepted < self.version {
             self.publish_again(now);
         }
@@ -26,6 +26,7 @@ impl Coordinator {
             self.actions.push_back(Action::Store(records));
         }
         self.halt_on_failures(report);
+        self.find_hosts();
         self.review(now);
     }
 
@@ -33,9 +34,6 @@ impl Coordinator {
     /// agents of one name: neither is judged.
     fn is_news(&mut self, report: &Report) -> bool {
         let host = self.hosts.entry(report.host.clone()).or_default();
-        if host.forgotten {
-            return false;
-        }
         match host.record.incarnation {
             Some(known) if report.incarnation.counter < known.counter => false,
             Some(known) if report.incarnation.counter == known.counter && report.incarnation != known => {
@@ -52,15 +50,14 @@ impl Coordinator {
         }
     }
 
-    /// Something was written under a reign that this disk does not know: rule above it, and if not even the
-    /// hosts are known, grant nothing before an operator has said how many there are.
-    fn learn_of_later_reign(&mut self, seen: Version) {
-        let knows_nothing = self.rollouts.is_empty() && !self.knew_hosts;
-        if knows_nothing && self.policy.expected_hosts.is_empty() {
+    /// Something was written under a reign that this disk does not know: rule above it, wait as after any
+    /// takeover, and if not even the hosts are known, grant nothing before an operator has said how many there are.
+    fn learn_of_later_reign(&mut self, seen: Version, now: Moment) {
+        if !self.knew_hosts && self.policy.expected_hosts.is_empty() {
             self.lost_hosts = true;
         }
         self.version.generation = self.version.generation.max(seen.generation);
-        self.reign(seen.epoch.max(self.version.epoch).next());
+        self.reign(seen.epoch.max(self.version.epoch).next(), now);
     }
 
     fn take_in(&mut self, report: &Report, now: Moment) -> Vec<Record> {
@@ -68,6 +65,7 @@ impl Coordinator {
         let Some(host) = self.hosts.get_mut(&report.host) else { return records };
         let before = host.report.replace(report.clone());
         host.heard_at = Some(now);
+        host.heard_in = Some(self.version.epoch);
         if !before.as_ref().is_some_and(|last| says_the_same(last, report)) {
             host.still_since = Some(now);
         }
@@ -137,8 +135,8 @@ impl Coordinator {
             let Some(rollout) = self.rollouts.get(&app).and_then(|revisions| revisions.values().next_back()) else {
                 continue;
             };
-            let has_seen_attempt = report.accepted.epoch > rollout.since.epoch
-                || (report.accepted.epoch == self.version.epoch && report.accepted.generation >= rollout.attempt);
+            // A report of before a resume tells of what the resume was for.
+            let has_seen_attempt = report.accepted.generation >= rollout.attempt;
             if rollout.revision == revision && rollout.mode == Mode::Run && has_seen_attempt {
                 // The only refusals are of apps and revisions that do not exist.
                 let halted = self.set_mode(&app, Some(revision), Mode::Halt, "halted", &because);

@@ -182,11 +182,12 @@ impl Coordinator {
         Some(status)
     }
 
-    /// Returns the hosts that are expected: configured ones, and heard ones that have not left.
+    /// Returns the hosts that are expected: configured ones, even where they have left, and heard ones that have not.
     pub(super) fn expected(&self) -> impl Iterator<Item = (&HostName, Option<&Host>)> {
-        let configured = self.policy.expected_hosts.iter().filter(|name| !self.hosts.contains_key(*name));
-        let heard = self.hosts.iter().filter(|(_, host)| !host.record.left && !host.forgotten);
-        heard.map(|(name, host)| (name, Some(host))).chain(configured.map(|name| (name, None)))
+        let configured = &self.policy.expected_hosts;
+        let unheard = configured.iter().filter(|name| !self.hosts.contains_key(*name));
+        let heard = self.hosts.iter().filter(|(name, host)| !host.record.left || configured.contains(*name));
+        heard.map(|(name, host)| (name, Some(host))).chain(unheard.map(|name| (name, None)))
     }
 
     pub(super) fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
