@@ -138,6 +138,13 @@ fn the_code_map_is_the_first_sentences_of_the_files() {
 }
 
 #[test]
+fn every_planted_defect_still_fits_its_place() {
+    let mut command = Command::new(tests_dir().join("defects"));
+    command.arg("--check");
+    assert_eq!(run(command), "");
+}
+
+#[test]
 fn every_dependency_says_why_it_is_there() {
     let architecture = read(&root().join("ARCHITECTURE.md"));
     let used: BTreeSet<String> = ["protocol", "agent", "daemon"]

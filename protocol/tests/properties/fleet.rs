@@ -1,0 +1,507 @@
+//! A coordinator between agents that say all sorts of things, and what the rules allow it at each step.
+//!
+//! The rules stand here a second time, written down from the design and not from the machine. Every decision of
+//! the machine is held against them; what differs is kept with the law that it breaks.
+
+#[path = "fleet/agent.rs"]
+mod agent;
+#[path = "fleet/rules.rs"]
+mod rules;
+
+use self::agent::{Agent, Standing, Unit, identity};
+use crate::coordinator::Input;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use unstale_protocol::coordinator::{
+    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, MaxUnavailable, PermitRecord, Record, Terms,
+};
+use unstale_protocol::fingerprint::{Fingerprint, Salt};
+use unstale_protocol::ids::{AppName, Epoch, Generation, HostName, Incarnation, PoolName, Revision, SlotId, Version};
+use unstale_protocol::message::{Ask, Desired, Done, DoneResult, Mode, Nonce, Permit, Purpose, Report, Upward, Want};
+use unstale_protocol::time::Moment;
+use unstale_protocol::verdict::Verdict;
+
+pub(crate) const HOSTS: usize = 3;
+pub(crate) const SLOTS: usize = 2;
+pub(crate) const APPS: [&str; 2] = ["shop", "desk"];
+
+/// What the design promises; each is a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Law {
+    DiskFirst,
+    YoungRequest,
+    RightAgent,
+    Takeover,
+    Lease,
+    LostFleet,
+    Budget,
+    Canary,
+    Mode,
+    Freed,
+    Withheld,
+    Heard,
+    Desired,
+    Verdict,
+    Named,
+    Spin,
+}
+
+pub(crate) fn app(index: usize) -> AppName {
+    AppName::new(APPS[index % APPS.len()]).unwrap()
+}
+
+pub(crate) fn host(index: usize) -> HostName {
+    HostName::new(format!("host-{}", index % HOSTS)).unwrap()
+}
+
+pub(crate) fn slot(index: usize) -> SlotId {
+    SlotId::new(format!("celery/systemd/{}.service", index % SLOTS)).unwrap()
+}
+
+/// The first slot is in one pool, the second in two.
+fn pools(index: usize) -> BTreeSet<PoolName> {
+    (0..=index % SLOTS).map(|number| PoolName::new(format!("pool/{number}")).unwrap()).collect()
+}
+
+/// The first slot belongs to one app, the second to both.
+fn apps(index: usize) -> impl Iterator<Item = AppName> {
+    (0..=index % SLOTS).map(app)
+}
+
+/// More than most fleets here have, so that the last unit is what the rules must spare; and a small one.
+fn limits() -> BTreeMap<PoolName, MaxUnavailable> {
+    [3, 1]
+        .into_iter()
+        .enumerate()
+        .map(|(number, units)| (PoolName::new(format!("pool/{number}")).unwrap(), MaxUnavailable::Units(units)))
+        .collect()
+}
+
+fn digest(number: u8) -> Fingerprint {
+    Fingerprint([number; 32])
+}
+
+/// What the rules remember.
+#[derive(Debug, Default)]
+struct Book {
+    known: BTreeMap<HostName, Incarnation>,
+    totals: BTreeMap<HostName, BTreeMap<PoolName, u32>>,
+    left: BTreeSet<HostName>,
+    heard: BTreeMap<HostName, (Report, u64)>,
+    /// Heard since the last time the epoch was raised.
+    heard_in_reign: BTreeSet<HostName>,
+    doubled: BTreeSet<HostName>,
+    permits: BTreeMap<(HostName, SlotId), PermitRecord>,
+    asks: BTreeMap<(HostName, SlotId), (Ask, Want, u64)>,
+    verified: BTreeMap<(AppName, Revision, PoolName), u32>,
+    canaries: BTreeMap<(AppName, Revision), u32>,
+    modes: BTreeMap<AppName, (Revision, Mode, u8)>,
+    lease: Option<u64>,
+    reign_at: u64,
+    started_at: u64,
+    knew_hosts: bool,
+    lost: bool,
+    stated: Option<u32>,
+}
+
+pub(crate) struct Fleet {
+    now: u64,
+    policy: CoordinatorPolicy,
+    machine: Coordinator,
+    disk: Vec<Record>,
+    agents: Vec<Agent>,
+    said: Vec<Upward>,
+    book: Book,
+    version: Version,
+    pub(crate) granted: u32,
+    pub(crate) broken: Vec<(Law, String)>,
+}
+
+impl Fleet {
+    /// `foreign`: the last agent has accepted the word of another coordinator, or of one whose disk was lost.
+    pub(crate) fn new(configured: bool, foreign: bool) -> Self {
+        let policy = CoordinatorPolicy {
+            pools: limits(),
+            expected_hosts: configured.then(|| host(0)).into_iter().collect(),
+            ..CoordinatorPolicy::default()
+        };
+        let unit = Unit { standing: Standing::Up, verdict: Verdict::Stale, done: None, permit: None };
+        let agent = Agent {
+            incarnation: Incarnation { counter: 1, random: Salt([1; 16]) },
+            born_at: 0,
+            sequence: 0,
+            units: vec![unit; SLOTS],
+            accepted: Desired::default(),
+            deaf: false,
+            leaving: false,
+        };
+        let mut fleet = Self {
+            now: 1_000,
+            machine: Coordinator::new(policy.clone(), Vec::new(), Moment(0)),
+            policy,
+            disk: Vec::new(),
+            agents: vec![agent; HOSTS],
+            said: Vec::new(),
+            book: Book { reign_at: 1_000, started_at: 1_000, ..Book::default() },
+            version: Version::default(),
+            granted: 0,
+            broken: Vec::new(),
+        };
+        if foreign {
+            let accepted = Desired { epoch: Epoch(9), generation: Generation(9), ..Desired::default() };
+            let last = &mut fleet.agents[HOSTS - 1];
+            (last.accepted, last.deaf) = (accepted, true);
+        }
+        fleet.settle();
+        fleet
+    }
+
+    fn moment(&self) -> Moment {
+        Moment(self.now - self.book.started_at)
+    }
+
+    fn broke(&mut self, law: Law, what: impl Into<String>) {
+        self.broken.push((law, format!("at {} ms: {}", self.now, what.into())));
+    }
+
+    pub(crate) fn feed(&mut self, input: &Input) {
+        let now = self.moment();
+        match *input {
+            Input::Say(index) => self.say(index % HOSTS, 0),
+            Input::Round => self.round(),
+            Input::SayTwin(index) => self.say(index % HOSTS, 77),
+            Input::Ask { host: index, first, second, both, old_life } => {
+                self.ask(index % HOSTS, [first, second], both, old_life);
+            }
+            Input::Write(index) => {
+                self.agents[index % HOSTS].sequence += 1;
+                self.said.push(Upward::Report(self.agents[index % HOSTS].report(index % HOSTS, self.now)));
+            }
+            Input::Race { host, mode } => {
+                self.agents[host % HOSTS].sequence += 1;
+                let report = Upward::Report(self.agents[host % HOSTS].report(host % HOSTS, self.now));
+                APPS.iter().enumerate().for_each(|(index, _)| self.set_mode(&app(index), mode));
+                self.deliver(&report);
+            }
+            Input::Deliver(number) => {
+                let number = self.said.len().checked_sub(1 + number);
+                if let Some(message) = number.and_then(|number| self.said.get(number)).cloned() {
+                    self.deliver(&message);
+                }
+            }
+            Input::Wait(span) => {
+                self.now += span;
+                self.machine.handle_timeout(self.moment());
+            }
+            Input::Lease(span) => {
+                let until = now.after(Duration::from_millis(span));
+                self.book.lease = Some(until.0 + self.book.started_at);
+                self.machine.handle_lease(until, now);
+            }
+            Input::Broadcast { app: index, variant, canary } => self.broadcast(index, variant, canary),
+            Input::Mode { app: index, mode } => self.set_mode(&app(index), mode),
+            Input::Drain { host: index, slot: number, force } => {
+                let record = DrainRecord {
+                    host: host(index),
+                    slot: slot(number),
+                    deadline_ms: None,
+                    force,
+                    asked_by: "test".into(),
+                    at_ms: 0,
+                };
+                self.machine.handle_drain(vec![record], now);
+            }
+            Input::Undrain => {
+                if let Some(drain) = self.machine.desired().drains.first() {
+                    self.machine.handle_undrain(&drain.id, now).unwrap();
+                }
+            }
+            Input::Forget(index) => self.forget(&host(index)),
+            Input::StateHosts(number) => {
+                self.book.stated = Some(number);
+                self.machine.handle_stated_hosts(number, now);
+                self.find_hosts();
+            }
+            Input::Restart => self.restart(),
+            Input::Act => self.act(),
+            Input::End(number, result) => self.end(number, result),
+            Input::Die(index, number) => {
+                let unit = &mut self.agents[index % HOSTS].units[number % SLOTS];
+                unit.standing = if unit.standing == Standing::Down { Standing::Up } else { Standing::Down };
+            }
+            Input::Judge(index, number, verdict) => {
+                self.agents[index % HOSTS].units[number % SLOTS].verdict = verdict;
+            }
+            Input::Reborn(index) => self.reborn(index % HOSTS),
+            Input::Deaf(index) => self.agents[index % HOSTS].deaf ^= true,
+            Input::Leave(index) => self.agents[index % HOSTS].leaving ^= true,
+        }
+        self.settle();
+        if matches!(input, Input::Wait(_) | Input::Ask { .. }) {
+            self.check_withheld();
+        }
+        self.check_state();
+    }
+
+    // What the agents do.
+
+    fn say(&mut self, index: usize, twin: u8) {
+        self.agents[index].sequence += 1;
+        let mut report = self.agents[index].report(index, self.now);
+        report.incarnation.random.0[0] ^= twin;
+        self.said.push(Upward::Report(report.clone()));
+        self.deliver(&Upward::Report(report));
+    }
+
+    fn round(&mut self) {
+        for index in 0..HOSTS {
+            self.say(index, 0);
+            self.settle();
+        }
+        let desired = self.machine.desired();
+        for index in 0..HOSTS {
+            self.agents[index].deaf = false;
+            self.agents[index].accepted = desired.clone();
+            self.say(index, 0);
+            self.settle();
+        }
+    }
+
+    fn ask(&mut self, index: usize, wanted: [bool; SLOTS], both: bool, old_life: bool) {
+        let agent = &self.agents[index];
+        let mut incarnation = agent.incarnation;
+        if old_life {
+            incarnation.random.0[1] ^= 1;
+        }
+        let purpose = |number: usize| {
+            let drain =
+                agent.accepted.drains.iter().find(|drain| drain.host == host(index) && drain.slot == slot(number));
+            if let Some(drain) = drain {
+                return Purpose::Drain(drain.id.clone());
+            }
+            let revision = |name: &AppName| agent.accepted.apps.get(name).map_or(Revision(0), |app| app.revision);
+            Purpose::Restart(apps(if both { number } else { 0 }).map(|name| (name.clone(), revision(&name))).collect())
+        };
+        let wants = (0..SLOTS)
+            .filter(|number| wanted[*number] && agent.units[*number].standing == Standing::Up)
+            .map(|number| Want {
+                slot: slot(number),
+                identity: identity(),
+                pools: pools(number),
+                purpose: purpose(number),
+            })
+            .collect();
+        let nonce = Nonce { incarnation, at: Moment(self.now - agent.born_at) };
+        let ask = Upward::Ask(Ask { host: host(index), nonce, version: agent.accepted.version(), wants });
+        self.said.push(ask.clone());
+        self.deliver(&ask);
+    }
+
+    fn act(&mut self) {
+        for agent in &mut self.agents {
+            let oldest = (self.now - agent.born_at).saturating_sub(20_000);
+            for unit in agent.units.iter_mut().filter(|unit| unit.standing == Standing::Up) {
+                let is_valid =
+                    |permit: &Permit| permit.nonce.incarnation == agent.incarnation && permit.nonce.at.0 > oldest;
+                if unit.permit.as_ref().is_some_and(is_valid) {
+                    unit.standing = Standing::Acting;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, number: usize, result: DoneResult) {
+        let units = self.agents.iter_mut().flat_map(|agent| &mut agent.units);
+        let mut acting: Vec<_> = units.filter(|unit| unit.standing == Standing::Acting).collect();
+        let number = number % acting.len().max(1);
+        let Some(unit) = acting.get_mut(number) else { return };
+        let Some(permit) = unit.permit.take() else { return };
+        unit.standing = match result {
+            DoneResult::Drained => Standing::Drained,
+            DoneResult::Failed => Standing::Failed,
+            _ => Standing::Up,
+        };
+        let because = "it was seen".to_owned();
+        unit.done = Some(Done { nonce: permit.nonce, result, purpose: permit.purpose, elapsed_ms: 1, because });
+    }
+
+    fn reborn(&mut self, index: usize) {
+        let now = self.now;
+        let agent = &mut self.agents[index];
+        let counter = agent.incarnation.counter + 1;
+        agent.incarnation = Incarnation { counter, random: Salt([u8::try_from(counter).unwrap_or(0); 16]) };
+        agent.born_at = now;
+        agent.sequence = 0;
+        agent.leaving = false;
+    }
+
+    // What people do.
+
+    fn broadcast(&mut self, index: usize, variant: u8, canary: bool) {
+        let name = app(index);
+        let terms = Terms { canary: canary.then_some(1), ..Terms::default() };
+        let broadcast = Broadcast {
+            app: name.clone(),
+            manifest: digest(variant),
+            fingerprint: digest(variant),
+            terms,
+            asked_by: "test".into(),
+            message: None,
+            meta: BTreeMap::new(),
+            at_ms: 0,
+        };
+        let now = self.moment();
+        let accepted = self.machine.handle_broadcast(&broadcast, now);
+        let before = self.book.modes.get(&name).copied();
+        let is_same = before.is_some_and(|(_, mode, known)| known == variant && mode != Mode::Abort);
+        let revision = before.map_or(Revision(0), |(revision, ..)| revision);
+        let (revision, mode) = match before {
+            Some((_, mode, _)) if is_same => (revision, mode),
+            _ => (revision.next(), Mode::Run),
+        };
+        if (accepted.revision, accepted.is_same) != (revision, is_same) {
+            self.broke(Law::Desired, format!("{accepted:?} instead of {revision:?}, the same: {is_same}"));
+        }
+        self.book.modes.insert(name.clone(), (revision, mode, variant));
+        if canary {
+            self.book.canaries.insert((name, revision), 1);
+        } else {
+            self.book.canaries.remove(&(name, revision));
+        }
+    }
+
+    fn set_mode(&mut self, name: &AppName, mode: Mode) {
+        let now = self.moment();
+        let done = match mode {
+            Mode::Run => self.machine.handle_resume(name, None, None, "test", now),
+            Mode::Abort => self.machine.handle_abort(name, None, "test"),
+            Mode::Pause | Mode::Halt => self.machine.handle_pause(name, None, "test"),
+        };
+        let Some((_, standing, _)) = self.book.modes.get_mut(name) else { return };
+        let is_allowed = *standing != Mode::Abort || mode == Mode::Abort;
+        if is_allowed {
+            *standing = if mode == Mode::Halt { Mode::Pause } else { mode };
+        }
+        if done.is_ok() != is_allowed {
+            self.broke(Law::Desired, format!("{mode:?} was answered by {done:?}"));
+        }
+    }
+
+    fn forget(&mut self, name: &HostName) {
+        let now = self.moment();
+        if self.machine.handle_forget(name, now).is_err() {
+            return;
+        }
+        let book = &mut self.book;
+        book.known.remove(name);
+        book.totals.remove(name);
+        book.left.remove(name);
+        book.heard.remove(name);
+        book.heard_in_reign.remove(name);
+        book.doubled.remove(name);
+        book.permits.retain(|(host, _), _| host != name);
+        book.asks.retain(|(host, _), _| host != name);
+    }
+
+    fn restart(&mut self) {
+        let book = &mut self.book;
+        book.started_at = self.now;
+        book.reign_at = self.now;
+        book.heard.clear();
+        book.heard_in_reign.clear();
+        book.doubled.clear();
+        book.asks.clear();
+        book.lease = None;
+        book.stated = None;
+        book.knew_hosts = !book.known.is_empty();
+        self.machine = Coordinator::new(self.policy.clone(), self.disk.clone(), Moment(0));
+        if self.machine.version().epoch <= self.version.epoch {
+            self.broke(Law::Desired, "a new reign has no higher epoch");
+        }
+    }
+
+    // What the coordinator is told.
+
+    fn deliver(&mut self, message: &Upward) {
+        let now = self.moment();
+        match message {
+            Upward::Report(report) => {
+                let before = self.machine.version();
+                self.machine.handle_report(report, now);
+                self.hear(report, before);
+            }
+            Upward::Ask(ask) => {
+                self.machine.handle_ask(ask, now);
+                self.book.asks.retain(|(host, _), _| *host != ask.host);
+                for want in &ask.wants {
+                    let key = (ask.host.clone(), want.slot.clone());
+                    self.book.asks.insert(key, (ask.clone(), want.clone(), self.now));
+                }
+            }
+            Upward::Unknown => unreachable!(),
+        }
+    }
+
+    // What the coordinator does, and whether it may.
+
+    fn settle(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                Action::Store(records) => self.disk.extend(records),
+                Action::Publish(desired) => self.take_published(&desired),
+                Action::Grant(permit) => self.take_grant(permit),
+            }
+        }
+        let next = self.machine.poll_timeout();
+        if next.is_some_and(|next| next <= self.moment()) {
+            self.broke(Law::Spin, format!("wants to be called at {next:?}"));
+        }
+    }
+
+    fn take_published(&mut self, desired: &Desired) {
+        let last = self.disk.iter().rev().find_map(|record| match record {
+            Record::Reign { epoch, generation, .. } => Some(Version { epoch: *epoch, generation: *generation }),
+            _ => None,
+        });
+        let is_written = last == Some(desired.version());
+        if !is_written {
+            self.broke(Law::DiskFirst, format!("{:?} was published and is not on disk", desired.version()));
+        }
+        if desired.version() < self.version {
+            self.broke(Law::Desired, format!("{:?} after {:?}", desired.version(), self.version));
+        }
+        self.version = desired.version();
+        for agent in self.agents.iter_mut().filter(|agent| !agent.deaf && agent.accepted.version() <= desired.version())
+        {
+            agent.accepted = desired.clone();
+        }
+    }
+
+    fn take_grant(&mut self, permit: Permit) {
+        self.granted += 1;
+        let key = (permit.host.clone(), permit.slot.clone());
+        let last = self.disk.iter().rev().find_map(|record| match record {
+            Record::Permit(host, slot, record) if *host == key.0 && *slot == key.1 => Some(record.clone()),
+            _ => None,
+        });
+        if last.flatten().is_none_or(|record| record.nonce != permit.nonce) {
+            self.broke(Law::DiskFirst, format!("a permit went out that is not on disk: {permit:?}"));
+        }
+        let Some((ask, want, at)) = self.book.asks.remove(&key) else {
+            return self.broke(Law::YoungRequest, format!("nobody asked for {permit:?}"));
+        };
+        let echoes = ask.nonce == permit.nonce && want.identity == permit.identity && want.purpose == permit.purpose;
+        if !echoes || permit.version != ask.version {
+            self.broke(Law::YoungRequest, format!("{permit:?} answers {ask:?}"));
+        }
+        for law in self.objections(&ask, &want, at) {
+            self.broke(law, format!("granted: {permit:?}"));
+        }
+        let (nonce, version) = (permit.nonce, permit.version);
+        let record = PermitRecord { identity: want.identity, nonce, version, pools: want.pools, purpose: want.purpose };
+        self.book.permits.insert(key, record);
+        let index = (0..HOSTS).find(|index| host(*index) == permit.host).unwrap();
+        let number = (0..SLOTS).find(|number| slot(*number) == permit.slot).unwrap();
+        self.agents[index].units[number].permit = Some(permit);
+    }
+}
