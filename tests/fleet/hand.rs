@@ -31,6 +31,20 @@ fn a_drained_unit_stays_out_of_work_across_a_kill_until_it_is_given_back() {
     assert_ne!(shop.main(), main);
 }
 
+#[test]
+fn a_worker_that_a_rollout_has_just_started_can_be_drained() {
+    let shop = Shop::start(&["autorestart=true"]);
+    shop.app.flip();
+    let result = shop.broadcast(&[]);
+    assert_eq!(result["units"]["restarted"], 1, "{result:#}");
+    // Its first sight was before it had installed its handlers; what it catches now counts.
+    let main = shop.main();
+    shop.up.run(["drain", &format!("pid:{main}"), "--timeout", "60s"]).expect(0);
+    assert!(!is_running(main));
+    shop.up.run(["undrain", "app:shop"]).expect(0);
+    assert_ne!(shop.main(), main);
+}
+
 /// The first slot of supervisord that an answer names anywhere.
 fn slot_in(value: &Value) -> Option<String> {
     match value {

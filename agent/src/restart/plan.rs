@@ -102,9 +102,11 @@ async fn way(unit: &Unit, facts: &UnitFacts) -> Result<Way, Refusal> {
     }
 }
 
-/// Without a handler a signal kills, or does nothing at all.
+/// Without a handler a signal kills, or does nothing at all. What counts is what the process catches now: when it was
+/// first seen it may not have been ready.
 fn check_caught(root: &Process, signal: StopSignal) -> Result<(), Refusal> {
-    if root.caught_signals >> (signal.number() - 1) & 1 == 1 {
+    let caught = proc::caught(&root.identity).unwrap_or(root.caught_signals);
+    if caught >> (signal.number() - 1) & 1 == 1 {
         return Ok(());
     }
     let effect = "be killed by it, or ignore it".to_owned();

@@ -38,6 +38,15 @@ pub(crate) fn identify(pid: Pid) -> Option<ProcessIdentity> {
     Some(ProcessIdentity { pid, start_ticks: stat(pid)?.start_ticks, pid_namespace: 0 })
 }
 
+/// Returns the signals that `identity` has handlers for, bit 0 for signal 1: `SigCgt` of `/proc/PID/status`, proc(5).
+/// `None` where it is gone or another process has its pid.
+pub(crate) fn caught(identity: &ProcessIdentity) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", identity.pid)).ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let caught = u64::from_str_radix(mask.trim(), 16).ok()?;
+    is_alive(identity).then_some(caught)
+}
+
 /// Returns `pid` and its ancestors, nearest first.
 pub(crate) fn chain(pid: Pid) -> Vec<Pid> {
     let mut chain = vec![pid];
@@ -174,6 +183,26 @@ mod tests {
         let maps = "7f00-7f10 rw-p 00000000 00:00 0 \n7f10-7f20 rw-s 00000000 fe:00 99    /dev/shm/a b (deleted)\n\nx";
         let found: Vec<_> = mappings(maps).collect();
         assert_eq!(found, [(0x7f10..0x7f20, "fe:00 99".to_owned())]);
+    }
+
+    #[test]
+    fn handlers_are_those_of_now_and_of_that_process_only() {
+        use std::io::BufRead as _;
+        use std::process::{Command, Stdio};
+        let script = "read line; trap 'exit 0' TERM; echo ready; read line";
+        let mut shell = Command::new("sh");
+        let mut shell = shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let identity = identify(Pid(shell.id())).unwrap();
+        let catches_term = || caught(&identity).unwrap() >> 14 & 1 == 1;
+        assert!(!catches_term());
+        let mut input = shell.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"go on\n").unwrap();
+        let mut ready = String::new();
+        std::io::BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+        assert!(catches_term());
+        assert_eq!(caught(&ProcessIdentity { start_ticks: 1, ..identity }), None);
+        drop(input);
+        shell.wait().unwrap();
     }
 
     #[test]
