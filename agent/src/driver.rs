@@ -144,7 +144,8 @@ pub async fn run(
     let mut looks = Looks::new(config.scan_interval, config.look_interval);
     let mut watcher = Watch::new(WatchOptions::default()).ok();
     if watcher.is_none() {
-        tracing::warn!("files cannot be watched, they are looked at every {:?}", config.look_interval);
+        let interval_s = config.look_interval.as_secs();
+        tracing::warn!(interval_s, "files cannot be watched, they are only looked at from time to time");
     }
     let mut manifests: BTreeMap<Fingerprint, Arc<Manifest>> = BTreeMap::new();
     let mut host = Host::new(

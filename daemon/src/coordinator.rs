@@ -169,8 +169,11 @@ impl Driver {
         for record in batch {
             match record {
                 Record::Event(event) => {
-                    let app = event.app.as_ref().map(AppName::as_str).unwrap_or_default();
-                    tracing::info!(what = event.what, app, because = event.because, "rollout event");
+                    let app = event.app.as_ref().map(AppName::as_str);
+                    let host = event.host.as_ref().map(HostName::as_str);
+                    let slot = event.slot.as_ref().map(SlotId::as_str);
+                    let because = Some(event.because.as_str()).filter(|because| !because.is_empty());
+                    tracing::info!(what = event.what, app, host, slot, because, "rollout event");
                     self.journal.add(event, wall_ms(), &mut changes)?;
                 }
                 record => changes.push(records::change(record)?),

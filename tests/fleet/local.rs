@@ -134,6 +134,8 @@ fn a_local_drain_refuses_what_it_could_not_give_back() {
     let said = run(&place, &["drain", &format!("celery:{}", worker.pid())]).expect(1);
     assert!(said.stdout.contains("cannot be given back"), "{said:?}");
     assert!(is_running(worker.pid()));
+    let said = run(&place, &["undrain", "app:shop", "host:x", &format!("celery:{}", worker.pid())]).expect(2);
+    assert!(said.stderr.contains("no drained unit matches"), "nothing of it stays asked for: {said:?}");
     let said = run(&place, &["drain", "unit:celery:1"]).expect(2);
     assert!(said.stderr.contains("no unit matches"), "{said:?}");
 }

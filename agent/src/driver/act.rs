@@ -106,7 +106,7 @@ impl Acts {
         asked: Asked,
         now: Moment,
     ) {
-        tracing::info!(%slot, ?step, "step");
+        tracing::info!(%slot, step = words(&step), "step");
         if step == Step::Preflight {
             let Some(intent) = host.intent(&slot).cloned() else { return };
             tasks.spawn(preflight(
@@ -155,6 +155,21 @@ impl Acts {
             Input::Surveyed(..) => {}
         }
         self.under_way.retain(|slot, _| host.intent(slot).is_some());
+    }
+}
+
+/// What a step does, for the log.
+fn words(step: &Step) -> &'static str {
+    match step {
+        Step::Preflight => "checking before anything is touched",
+        Step::Persist(_) => "writing down what is done",
+        Step::Stop => "telling it to stop",
+        Step::AwaitEnd => "waiting for its end",
+        Step::Kill => "killing what is left",
+        Step::Start => "seeing that it comes back",
+        Step::HoldDown => "seeing that it stays down",
+        Step::Verify => "reading it again",
+        Step::Finish(_) => "done",
     }
 }
 

@@ -49,6 +49,12 @@ async fn drain(args: DrainArgs, log: LogArgs, client: &Client, afterwards: After
     }
     let wait = Wait { client, limit: args.timeout.limit(), grace: args.grace.and_then(Span::limit), log, afterwards };
     let (drains, ended) = wait.run(&asked).await?;
+    if afterwards == Afterwards::RestsUntilAskedAgain {
+        // Else the next drain of another unit would try this one again.
+        for drain in drains.drains.iter().filter(|drain| drain.standing == DrainStanding::Failed) {
+            let _taken_back: Drains = client.delete(&format!("/v1/drains/{}", encoded(&drain.id))).await?;
+        }
+    }
     print(&drains, args.output.output);
     Ok(ended.unwrap_or_else(|| exit(&drains)))
 }
@@ -137,7 +143,8 @@ impl Wait<'_> {
                     }
                 }
                 if let Some(open) = drains.drains.iter().find(|drain| render::status::is_open(drain.standing)) {
-                    let text = format!("{} {}: {}", open.slot, open.standing.words(), open.because);
+                    let because = if open.because.is_empty() { String::new() } else { format!(": {}", open.because) };
+                    let text = format!("{} {}{because}", open.slot, open.standing.words());
                     progress.show(&render::plain(&text));
                 }
             }
@@ -182,7 +189,11 @@ fn look_for_return(drain: &mut Drain, status: &Status) {
     };
     drain.because.clone_from(&slot.because);
     match slot.phase.as_str() {
-        "up" => drain.standing = DrainStanding::Returned,
+        "up" => {
+            drain.standing = DrainStanding::Returned;
+            // What the slot says now is its verdict.
+            drain.because.clear();
+        }
         "failed" | "gone" => drain.standing = DrainStanding::Failed,
         _ => {}
     }

@@ -4,7 +4,7 @@ mod disk;
 mod evidence;
 mod pump;
 
-pub(super) use evidence::differences;
+pub(super) use evidence::{differences, told};
 
 use super::parts;
 use crate::bus::embedded;

@@ -134,13 +134,13 @@ pub(super) fn status(machine: &Coordinator, now: Moment) -> api::Status {
         generation: version.generation.0,
         blocked,
         apps,
-        hosts: hosts(machine, &all),
+        hosts: hosts(machine, &all, now),
         drains: machine.drains().iter().map(drain).collect(),
         dry_runs: u32::try_from(machine.desired().probes.len()).unwrap_or(u32::MAX),
     }
 }
 
-fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHost> {
+fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<api::StatusHost> {
     let mut hosts: BTreeMap<String, api::StatusHost> = BTreeMap::new();
     let empty = |name: &HostName| api::StatusHost {
         host: name.to_string(),
@@ -159,6 +159,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus]) -> Vec<api::StatusHo
         host.slots = report.slots.iter().map(slot).collect();
         host.omitted = report.omitted;
         host.scanned = report.scanned;
+        host.reported_ms_ago = machine.heard_ms_ago(&report.host, now);
         host.others = report.others.iter().map(other).collect();
         host.others_omitted = report.others_omitted;
         if report.leaving {
@@ -226,13 +227,13 @@ fn slot(slot: &SlotReport) -> api::StatusSlot {
             // Nothing is up, or it belongs to no announced app and is to be drained all the same.
             _ => "none".to_owned(),
         },
-        phase: phase(slot.phase),
+        phase: phase_word(slot.phase),
         because: slot.because.clone(),
     }
 }
 
 /// The word of a phase, as JSON has it.
-fn phase(phase: Phase) -> String {
+pub(super) fn phase_word(phase: Phase) -> String {
     match serde_json::to_value(phase) {
         Ok(serde_json::Value::String(word)) => word,
         _ => format!("{phase:?}").to_lowercase(),
@@ -316,9 +317,12 @@ pub(super) fn drain(status: &DrainStatus) -> api::Drain {
         _ if status.permitted => api::DrainStanding::Draining,
         _ => api::DrainStanding::Waiting,
     };
+    // While its slot is not acted on yet, what is reported of it is its verdict.
+    let is_acted_on = status.phase.is_some_and(Phase::is_acting);
     let because = match done {
         Some(done) if standing == api::DrainStanding::Failed => done.because.clone(),
-        _ => status.because.clone(),
+        _ if is_acted_on => status.because.clone(),
+        _ => String::new(),
     };
     api::Drain {
         id: status.id.to_string(),

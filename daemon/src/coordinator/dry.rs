@@ -2,6 +2,7 @@
 
 use super::{Driver, encoded, refusal};
 use crate::api;
+use crate::render::count;
 use std::fmt::Display;
 use unstale_protocol::coordinator::{ProbeHost, ProbeStatus};
 use unstale_protocol::fingerprint::Fingerprint;
@@ -117,13 +118,16 @@ fn outcome(
     }
     let mut stale = Vec::new();
     if units.blocked > 0 {
-        stale.push(format!("{} stale unit(s) cannot be restarted", units.blocked));
+        stale.push(format!("{} cannot be restarted", count(units.blocked, "stale unit")));
     }
     if units.waiting > 0 {
-        stale.push(format!("{} unit(s) would wait for source: a restart would load the old one again", units.waiting));
+        stale.push(format!(
+            "{} would wait for source: a restart would load the old one again",
+            count(units.waiting, "unit")
+        ));
     }
     if terms.strict && bystanders_not_fresh > 0 {
-        stale.push(format!("{bystanders_not_fresh} process(es) on a terminal are not fresh"));
+        stale.push(format!("{} on a terminal not fresh", count(bystanders_not_fresh, "bystander")));
     }
     if !stale.is_empty() {
         return (api::Outcome::Failed, Some(stale.join("; ")));
@@ -142,10 +146,10 @@ fn outcome(
     }
     let heard = u32::try_from(answers(status).count()).unwrap_or(u32::MAX);
     if terms.expect_hosts.is_some_and(|wanted| heard < wanted) {
-        unproven.push(format!("{heard} host(s) have answered"));
+        unproven.push(format!("only {} answered", count(heard, "host")));
     }
     if units.unknown > 0 {
-        unproven.push(format!("{} unit(s) cannot be judged", units.unknown));
+        unproven.push(format!("{} cannot be judged", count(units.unknown, "unit")));
     }
     if units.total() == 0 && !terms.allow_empty {
         unproven.push("no worker holds this app".to_owned());

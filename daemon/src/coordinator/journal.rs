@@ -96,9 +96,11 @@ fn key(number: u64) -> String {
 
 fn shown(number: u64, entry: &Entry) -> api::Event {
     let event = &entry.event;
-    let text = match (&event.slot, event.because.as_str()) {
-        (_, "") => event.what.clone(),
-        (_, because) => format!("{}: {because}", event.what),
+    let text = match (event.what.as_str(), event.because.as_str()) {
+        (what, "") => what.to_owned(),
+        // What people do is said with who did it.
+        (what @ ("announced" | "announced again" | "paused" | "resumed" | "aborted"), by) => format!("{what} by {by}"),
+        (what, because) => format!("{what}: {because}"),
     };
     api::Event {
         number,

@@ -1,7 +1,7 @@
 //! Everything known about a target, as `unstale.why/1` says it.
 
 use super::LocalEvidence;
-use super::answers::{is_chosen, is_chosen_other, is_worker, worst};
+use super::answers::{is_chosen, is_chosen_other, is_worker, phase_word, worst};
 use super::journal::Journal;
 use crate::api;
 use crate::cli::Selector;
@@ -56,7 +56,10 @@ fn finding(machine: &Coordinator, journal: &Journal, report: &Report, slot: &Slo
     let mut evidence: Vec<String> = slot
         .apps
         .iter()
-        .map(|(app, judged)| format!("{app}: {}, cure: {}", judged.verdict.as_str(), cure(judged.cure)))
+        .map(|(app, judged)| match slot.unit {
+            Some(_) => format!("{app}: {}, cure: {}", judged.verdict.as_str(), cure(judged.cure)),
+            None => format!("app: {app}"),
+        })
         .collect();
     if !slot.pools.is_empty() {
         let pools: Vec<String> = slot.pools.iter().map(ToString::to_string).collect();
@@ -67,17 +70,19 @@ fn finding(machine: &Coordinator, journal: &Journal, report: &Report, slot: &Slo
     }
     if let Some(done) = &slot.done {
         let result = format!("{:?}", done.result).to_lowercase();
-        evidence.push(format!("last action: {result} after {} ms because {}", done.elapsed_ms, done.because));
+        let because = if done.because.is_empty() { String::new() } else { format!(" because {}", done.because) };
+        evidence.push(format!("last action: {result} after {}{because}", crate::render::elapsed(done.elapsed_ms)));
     }
     let has_permit = machine.permits().any(|(host, id, _)| *host == report.host && *id == slot.slot);
     api::WhyFinding {
         host: report.host.to_string(),
         slot: Some(slot.slot.to_string()),
         unit: slot.unit.as_ref().map(ToString::to_string),
-        verdict: if slot.phase == Phase::Failed {
-            "failed".to_owned()
-        } else {
-            worst(slot).map_or(NOT_JUDGED, Verdict::as_str).to_owned()
+        verdict: match (slot.phase, &slot.unit) {
+            (Phase::Failed, _) => "failed".to_owned(),
+            // There is nothing to judge.
+            (phase, None) => phase_word(phase),
+            (_, Some(_)) => worst(slot).map_or(NOT_JUDGED, Verdict::as_str).to_owned(),
         },
         because: slot.because.clone(),
         evidence,
@@ -117,7 +122,7 @@ fn other_finding(journal: &Journal, report: &Report, unit: &OtherUnit, local: &d
 }
 
 fn started(identity: ProcessIdentity) -> String {
-    format!("main process {}, started at tick {} of this boot", identity.pid, identity.start_ticks)
+    format!("main process {}", identity.pid)
 }
 
 fn history(journal: &Journal, report: &Report, slot: &SlotId) -> Vec<api::Event> {
@@ -158,7 +163,12 @@ fn host_finding(journal: &Journal, report: &Report) -> api::WhyFinding {
         host: report.host.to_string(),
         slot: None,
         unit: None,
-        verdict: if all_converged { "fresh" } else { "unknown" }.to_owned(),
+        verdict: match (report.apps.is_empty(), all_converged) {
+            (true, _) => NOT_JUDGED,
+            (false, true) => "fresh",
+            (false, false) => "unknown",
+        }
+        .to_owned(),
         because: if apps.is_empty() { "it holds no announced app".to_owned() } else { apps.join("; ") },
         evidence,
         history: journal.last(HISTORY_MAX, |event| event.host.as_ref() == Some(&report.host)),

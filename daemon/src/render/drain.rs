@@ -21,7 +21,7 @@ pub(super) fn lines(drains: &[Drain]) -> String {
         };
         writeln!(out, "  {standing}  {}  {}", plain(&drain.slot), style::quiet(&plain(&drain.host)))
             .unwrap_or_default();
-        if !drain.because.is_empty() {
+        if !drain.because.is_empty() && drain.standing != DrainStanding::Drained {
             writeln!(out, "      because {}", plain(&drain.because)).unwrap_or_default();
         }
     }

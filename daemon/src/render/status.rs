@@ -1,7 +1,7 @@
 //! `status` as text: apps, hosts, what is not fresh, and what blocks.
 
 use super::{elapsed, plain, style, table};
-use crate::api::{DrainStanding, Outcome, Status, StatusApp, StatusHost, StatusHostApp, StatusOther};
+use crate::api::{DrainStanding, Outcome, Status, StatusApp, StatusHost, StatusHostApp, StatusOther, StatusSlot};
 use std::fmt::Write as _;
 
 /// Returns the answer for people.
@@ -49,7 +49,11 @@ pub(crate) fn text(status: &Status) -> String {
         if let Some(because) = &host.because {
             writeln!(out, "\n{}: {}", style::strong(&plain(&host.host)), plain(because)).unwrap_or_default();
         }
-        let slots: Vec<_> = host.slots.iter().filter(|slot| slot.verdict != "fresh" || slot.phase != "up").collect();
+        let is_drained =
+            |slot: &StatusSlot| status.drains.iter().any(|drain| drain.host == host.host && drain.slot == slot.slot);
+        // What is drained is listed below, what is plainly fresh is not.
+        let is_telling = |slot: &&StatusSlot| (slot.verdict != "fresh" || slot.phase != "up") && !is_drained(slot);
+        let slots: Vec<_> = host.slots.iter().filter(is_telling).collect();
         if slots.is_empty() {
             continue;
         }
@@ -64,8 +68,12 @@ pub(crate) fn text(status: &Status) -> String {
                 .unit
                 .as_deref()
                 .map_or_else(|| plain(&slot.slot), |unit| format!("{} in {}", plain(unit), plain(&slot.slot)));
-            let phase = plain(&slot.phase.replace('_', " "));
-            let standing = if slot.verdict == "none" { phase } else { format!("{verdict}, {phase}") };
+            let standing = match (slot.verdict.as_str(), phase(&slot.phase)) {
+                ("none", "") => "up".to_owned(),
+                ("none", words) => words.to_owned(),
+                (_, "") => verdict,
+                (_, words) => format!("{verdict}, {words}"),
+            };
             writeln!(out, "  {standing}  {unit}").unwrap_or_default();
             writeln!(out, "      because {}", plain(&slot.because)).unwrap_or_default();
         }
@@ -127,6 +135,23 @@ fn write_others(out: &mut String, host: &StatusHost) {
     writeln!(out, "{begin}On {name}, of no announced app: {names}{rest}").unwrap_or_default();
 }
 
+/// The words for a phase; none for a unit that is simply up, or for a word of a newer coordinator.
+fn phase(word: &str) -> &'static str {
+    match word {
+        "asking" => "waiting for leave",
+        "preflight" => "being checked",
+        "draining" => "draining",
+        "starting" => "being brought back",
+        "surviving" => "back, being watched",
+        "verifying" => "being read again",
+        "drained" => "drained",
+        "failed" => "failed",
+        "down" => "down",
+        "gone" => "gone",
+        _ => "",
+    }
+}
+
 fn matrix(state: &StatusHostApp) -> String {
     let units = &state.units;
     let all = [
@@ -164,7 +189,6 @@ pub(crate) fn is_open(standing: DrainStanding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::StatusSlot;
     use std::collections::BTreeMap;
     use unstale_protocol::ids::{AppName, Revision};
     use unstale_protocol::message::UnitCounts;

@@ -19,9 +19,11 @@ pub(crate) fn text(why: &Why) -> String {
         let name = finding.unit.as_deref().or(finding.slot.as_deref()).unwrap_or(&finding.host);
         let place = match &finding.slot {
             Some(slot) if finding.unit.is_some() => format!("in {} on {}", plain(slot), plain(&finding.host)),
+            None if finding.unit.is_none() => String::new(),
             _ => format!("on {}", plain(&finding.host)),
         };
-        writeln!(out, "{verdict}  {}  {}", style::strong(&plain(name)), style::quiet(&place)).unwrap_or_default();
+        let place = if place.is_empty() { place } else { format!("  {}", style::quiet(&place)) };
+        writeln!(out, "{verdict}  {}{place}", style::strong(&plain(name))).unwrap_or_default();
         writeln!(out, "  because {}", plain(&finding.because)).unwrap_or_default();
         for line in &finding.evidence {
             writeln!(out, "    {}", plain(line)).unwrap_or_default();

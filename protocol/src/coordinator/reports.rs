@@ -198,7 +198,7 @@ fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Reco
         }
         let purged = app.purged_files.saturating_sub(last.map_or(0, |last| last.purged_files));
         if purged > 0 && last.is_some_and(|last| last.revision == app.revision) {
-            let because = format!("{purged} stale bytecode file(s) removed");
+            let because = format!("{} of stale bytecode removed", super::status::counted(purged, "file"));
             let Record::Event(mut record) = event("purged", name, app.revision, &because) else { continue };
             record.host = Some(host.clone());
             records.push(Record::Event(record));

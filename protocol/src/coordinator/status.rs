@@ -235,16 +235,19 @@ impl Coordinator {
         }
         let units = &status.units;
         if units.failed > 0 || units.blocked > 0 {
-            return Outcome::Failed(format!("{} unit(s) failed, {} cannot be restarted", units.failed, units.blocked));
+            let failed = (units.failed > 0).then(|| format!("{} failed", counted(units.failed, "unit")));
+            let blocked =
+                (units.blocked > 0).then(|| format!("{} cannot be restarted", counted(units.blocked, "unit")));
+            return Outcome::Failed(failed.into_iter().chain(blocked).collect::<Vec<_>>().join(", "));
         }
         if !silent.is_empty() && !terms.ignore_silent {
             unproven.push(format!("silent: {}", silent.join(", ")));
         }
         if terms.expect_hosts.is_some_and(|wanted| heard_hosts(status) < wanted) {
-            unproven.push(format!("{} host(s) have reported", heard_hosts(status)));
+            unproven.push(format!("only {} reported", counted(heard_hosts(status), "host")));
         }
         if units.unknown > 0 {
-            unproven.push(format!("{} unit(s) cannot be judged", units.unknown));
+            unproven.push(format!("{} cannot be judged", counted(units.unknown, "unit")));
         }
         if units.converged == 0 && !terms.allow_empty {
             unproven.push("no worker holds this app: nothing is proven".into());
@@ -252,7 +255,7 @@ impl Coordinator {
         let bystanders: u32 =
             status.hosts.iter().filter_map(|host| host.app.as_ref()).map(|app| app.bystanders_not_fresh).sum();
         if terms.strict && bystanders > 0 {
-            return Outcome::Failed(format!("{bystanders} process(es) on a terminal are not fresh"));
+            return Outcome::Failed(format!("{} on a terminal not fresh", counted(bystanders, "bystander")));
         }
         if unproven.is_empty() { Outcome::Converged } else { Outcome::Incomplete(join(&unproven)) }
     }
@@ -268,11 +271,13 @@ impl Coordinator {
         }
         let units = &app.units;
         if units.acting > 0 || units.stale > 0 {
-            return Some(format!("{} unit(s) under action, {} waiting for their turn", units.acting, units.stale));
+            let acting = (units.acting > 0).then(|| format!("{} under way", counted(units.acting, "unit")));
+            let stale = (units.stale > 0).then(|| format!("{} to go", counted(units.stale, "unit")));
+            return Some(acting.into_iter().chain(stale).collect::<Vec<_>>().join(", "));
         }
         if units.waiting > 0 {
             let source = app.source.as_ref().map_or(String::new(), |source| format!(" (its source is {source})"));
-            return Some(format!("{} unit(s) waiting for source{source}", units.waiting));
+            return Some(format!("{} waiting for source{source}", counted(units.waiting, "unit")));
         }
         let still = self.hosts.get(&host.host).and_then(|host| host.still_since);
         let has_settled = still.is_some_and(|since| now.since(since) >= self.policy.settle_wait);
@@ -312,6 +317,12 @@ impl Coordinator {
     /// Returns the last report of every host, for selectors and `why`.
     pub fn reports(&self) -> impl Iterator<Item = &crate::message::Report> {
         self.hosts.values().filter_map(|host| host.report.as_ref())
+    }
+
+    /// Returns how long ago a host reported, in milliseconds; `None` where it did not in this reign.
+    pub fn heard_ms_ago(&self, host: &HostName, now: Moment) -> Option<u64> {
+        let heard_at = self.hosts.get(host)?.heard_at?;
+        Some(u64::try_from(now.since(heard_at).as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Returns the outstanding permits.
@@ -375,6 +386,11 @@ fn unit_status(host: &HostName, slot: &SlotReport, app: &AppName) -> UnitStatus 
 
 fn is_for(permit: &PermitRecord, app: &AppName) -> bool {
     matches!(&permit.purpose, crate::message::Purpose::Restart(apps) if apps.contains_key(app))
+}
+
+/// Returns `1 unit`, `2 units`.
+pub(super) fn counted(number: u32, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 fn join(parts: &[String]) -> String {

@@ -37,7 +37,9 @@ impl Slot {
         self.record.last_unit = Some(unit.unit.clone());
         self.record.apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision)).collect();
         if let Some(action) = &mut self.action {
-            action.handle_sight(&Sight::Up(unit.root), now);
+            if begun_at >= self.not_before {
+                action.handle_sight(&Sight::Up(unit.root), now);
+            }
         } else if !unit.apps.values().any(|app| app.verdict == Verdict::Stale) {
             self.record.failed = None;
         } else if let Some(failure) = &mut self.record.failed {
@@ -211,7 +213,7 @@ impl Slot {
         if kept.contains(&drained) || self.action.is_some() {
             return false;
         }
-        if self.view.is_some() {
+        if self.view.is_some() && !self.is_outdated() {
             // Somebody else gave it back already.
             self.record.drained = None;
             return false;
@@ -277,9 +279,7 @@ impl Slot {
         if let Some(action) = &self.action {
             return (action.phase(), action.note().to_owned());
         }
-        if let Some(drain) = &self.record.drained
-            && self.view.is_none()
-        {
+        if let Some(drain) = self.record.drained.as_ref().filter(|_| self.is_held_down()) {
             return (Phase::Drained, format!("drained by {drain}"));
         }
         if let Some(failure) = &self.record.failed {
@@ -307,11 +307,17 @@ impl Slot {
         self.seen_at < self.not_before
     }
 
+    /// Tells whether the slot is drained and nothing is up in it: what was seen before the drain's end was seen says
+    /// nothing about now.
+    fn is_held_down(&self) -> bool {
+        self.record.drained.is_some() && (self.view.is_none() || self.is_outdated())
+    }
+
     /// Tells whether the slot uses budget.
     pub(super) fn is_unavailable(&self) -> bool {
         let is_bystander = self.view.as_ref().is_some_and(|view| view.bystander);
         let by_us = self.record.drained.is_some() || self.record.failed.as_ref().is_some_and(|failure| failure.down);
-        let is_down = self.view.is_none() && (by_us || self.vacancy != Some(Vacancy::Gone));
+        let is_down = self.is_held_down() || self.view.is_none() && (by_us || self.vacancy != Some(Vacancy::Gone));
         !is_bystander && (self.action.is_some() || is_down)
     }
 }

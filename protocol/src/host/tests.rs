@@ -155,3 +155,41 @@ fn what_was_decided_about_apps_is_written_down_once() {
     }
     assert_eq!(stored, [Record::Decided(decided)]);
 }
+
+#[test]
+fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    let drain = Desired { drains: vec![drain_of(&unit)], ..desired(1) };
+    host.handle_desired(&drain, Moment(0));
+    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+    let ask = said(&mut host).1.unwrap();
+    let want = ask.wants[0].clone();
+    let permit = Permit {
+        host: ask.host,
+        slot: slot.clone(),
+        identity: want.identity,
+        nonce: ask.nonce,
+        version: ask.version,
+        purpose: want.purpose,
+        must: Vec::new(),
+    };
+    host.handle_permit(&permit, Moment(20));
+    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
+    host.handle_stopped(&slot, Ok(()), Moment(40));
+    host.handle_ended(&slot, Moment(50));
+    host.handle_held(&slot, Ok(()), Moment(5_000));
+    host.handle_timeout(Moment(9_000));
+    let phases = |report: Report| report.slots.iter().map(|slot| slot.phase).collect::<Vec<_>>();
+    assert_eq!(phases(said(&mut host).0.unwrap()), [Phase::Drained]);
+    // Taken back before anything was looked at again: it must be started, not be taken for one that is up.
+    host.handle_desired(&desired(2), Moment(9_100));
+    let mut steps = Vec::new();
+    while let Some(action) = host.poll_action() {
+        if let Action::Step { step, .. } = action {
+            steps.push(step);
+        }
+    }
+    assert_eq!(steps, [Step::Start]);
+}

@@ -75,13 +75,16 @@ async fn finding(host: &str, unit: &Unit, workers: &[InspectedWorker], hands: &H
         Err(refusal) => (refusal.to_string(), next(cure, Some(&refusal.to_string()))),
     };
     let mut evidence = vec![means];
-    for worker in workers {
-        let pid = worker.process.identity.pid;
-        evidence.push(format!("{}: {}", process(pid), escape::command(&worker.process.command)));
+    let of_process = |worker: &InspectedWorker| {
         let telling =
             worker.judged.enums.iter().filter(|entry| matches!(entry.verdict, Verdict::Stale | Verdict::Unknown));
-        evidence.extend(telling.flat_map(up::differences));
-    }
+        let verdict = worker.judged.verdict.map_or("not judged", Verdict::as_str);
+        let head = format!("by its own source: {verdict}");
+        let said = std::iter::once(head).chain(telling.flat_map(up::differences)).collect();
+        (worker.process.identity.pid, escape::command(&worker.process.command), said)
+    };
+    let processes: Vec<_> = workers.iter().map(of_process).collect();
+    evidence.extend(up::told(&processes));
     if let Some(more @ 1..) = evidence.len().checked_sub(LINES_MAX) {
         evidence.truncate(LINES_MAX);
         evidence.push(format!("and {more} lines more"));

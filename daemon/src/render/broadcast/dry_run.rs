@@ -1,8 +1,8 @@
 //! A dry run as text: what would be done to which unit, and which files would be removed.
 
 use super::super::{count, elapsed, plain, style};
-use super::{UNITS_SHOWN, units};
-use crate::api::{Outcome, Rollout, RolloutUnit};
+use super::UNITS_SHOWN;
+use crate::api::{Outcome, Rollout, RolloutUnit, RolloutUnits};
 use std::fmt::Write as _;
 
 /// Files named before the rest are counted.
@@ -26,7 +26,7 @@ pub(super) fn text(rollout: &Rollout) -> String {
     if let Some(because) = &rollout.because {
         writeln!(out, "  because {}", plain(because)).unwrap_or_default();
     }
-    writeln!(out, "  {}: {}", count(rollout.hosts, "host"), units(&rollout.units)).unwrap_or_default();
+    writeln!(out, "  {}: {}", count(rollout.hosts, "host"), counts(&rollout.units)).unwrap_or_default();
     let told: Vec<&RolloutUnit> =
         rollout.units_detail.iter().filter(|unit| unit.outcome != "converged" || unit.action != "none").collect();
     for unit in told.iter().take(UNITS_SHOWN) {
@@ -55,6 +55,19 @@ pub(super) fn text(rollout: &Rollout) -> String {
     out
 }
 
+fn counts(units: &RolloutUnits) -> String {
+    let parts = [
+        (units.blocked, style::bad("cannot be restarted")),
+        (units.unknown, style::doubtful("unknown")),
+        (units.waiting, style::doubtful("would wait for source")),
+        (units.pending, "would be cured".to_owned()),
+        (units.converged, "fresh".to_owned()),
+    ];
+    let shown =
+        parts.into_iter().filter(|(number, _)| *number > 0).map(|(number, words)| format!(", {number} {words}"));
+    format!("{}{}", count(units.total(), "unit"), shown.collect::<String>())
+}
+
 fn write_unit(out: &mut String, unit: &RolloutUnit) {
     let words = match (unit.outcome.as_str(), unit.action.as_str()) {
         ("blocked", _) => style::bad("cannot be restarted"),
@@ -78,7 +91,7 @@ fn write_unit(out: &mut String, unit: &RolloutUnit) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{HostFile, RolloutUnits};
+    use crate::api::HostFile;
     use unstale_protocol::ids::{AppName, Revision};
 
     #[test]
@@ -99,7 +112,7 @@ mod tests {
             revision: Revision(0),
             fingerprint: String::new(),
             outcome: Outcome::Failed,
-            because: Some("1 stale unit(s) cannot be restarted".into()),
+            because: Some("1 stale unit cannot be restarted".into()),
             hosts: 1,
             silent: vec![],
             sources: std::collections::BTreeMap::new(),
@@ -120,8 +133,8 @@ mod tests {
         };
         insta::assert_snapshot!(anstream::adapter::strip_str(&text(&rollout)).to_string(), @r#"
         shop  dry run, nothing was done: not everything stale could be cured (2.3 s)
-          because 1 stale unit(s) cannot be restarted
-          1 host: 3 units, 1 cannot be restarted, 1 to go, 1 converged
+          because 1 stale unit cannot be restarted
+          1 host: 3 units, 1 cannot be restarted, 1 would be cured, 1 fresh
           cannot be restarted  celery:7  web-3
               because cannot restart: nothing would bring it back
           would remove bytecode, then restart  celery:8  web-3

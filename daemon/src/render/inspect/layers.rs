@@ -6,6 +6,7 @@ use unstale_protocol::verdict::Verdict;
 
 /// Writes what the processes of a unit hold. What forked children repeat is said once.
 pub(super) fn write(out: &mut String, unit: &[&InspectWorker]) {
+    writeln!(out, "    {}", style::quiet("all enums:")).unwrap_or_default();
     let mut shown: Vec<&InspectEnum> = Vec::new();
     for entry in unit.iter().flat_map(|worker| &worker.enums) {
         if !shown.contains(&entry) {
