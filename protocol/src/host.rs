@@ -229,9 +229,10 @@ impl Host {
         }
         let adopted: Vec<&UnitView> =
             scan.others.iter().map(|other| &other.view).filter(|view| self.is_adopted(view)).collect();
+        let window = self.policy.restart.survival_window;
         let mut seen = BTreeSet::new();
         for unit in scan.units.iter().chain(adopted) {
-            self.slots.entry(unit.slot.clone()).or_default().see(unit, scan.begun_at, now);
+            self.slots.entry(unit.slot.clone()).or_default().see(unit, scan.begun_at, window, now);
             seen.insert(unit.slot.clone());
         }
         for (id, slot) in &mut self.slots {

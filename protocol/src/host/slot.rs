@@ -23,13 +23,22 @@ pub(super) struct Slot {
     forget: bool,
     /// When the list of processes behind `view` was taken.
     seen_at: Moment,
+    /// The root that was last seen, and when it was seen first.
+    up_since: Option<(ProcessIdentity, Moment)>,
     /// Lists taken before this moment say nothing: an action ended since.
     not_before: Moment,
 }
 
 impl Slot {
-    pub(super) fn see(&mut self, unit: &UnitView, begun_at: Moment, now: Moment) {
+    /// Takes what was seen in the slot. A failure is over once a fresh unit has stayed up for the `window`: one that
+    /// starts and dies again and again is fresh each time it is looked at.
+    pub(super) fn see(&mut self, unit: &UnitView, begun_at: Moment, window: Duration, now: Moment) {
         self.seen_at = begun_at;
+        let up_since = match self.up_since {
+            Some((root, since)) if root == unit.root => since,
+            _ => begun_at,
+        };
+        self.up_since = Some((unit.root, up_since));
         self.view = Some(unit.clone());
         self.vacancy = None;
         self.forget = false;
@@ -40,7 +49,7 @@ impl Slot {
             if begun_at >= self.not_before {
                 action.handle_sight(&Sight::Up(unit.root), now);
             }
-        } else if !unit.apps.values().any(|app| app.verdict == Verdict::Stale) {
+        } else if !unit.apps.values().any(|app| app.verdict == Verdict::Stale) && begun_at.since(up_since) >= window {
             self.record.failed = None;
         } else if let Some(failure) = &mut self.record.failed {
             failure.down = false;

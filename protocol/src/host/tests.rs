@@ -4,6 +4,7 @@ use super::*;
 use crate::fingerprint::Salt;
 use crate::ids::{Epoch, Generation, Pid, ProcessIdentity, Revision, UnitId};
 use crate::message::{DesiredApp, Phase, Probe};
+use crate::verdict::{Cure, Verdict};
 
 fn host() -> Host {
     let incarnation = Incarnation { counter: 1, random: Salt([1; 16]) };
@@ -192,4 +193,55 @@ fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look()
         }
     }
     assert_eq!(steps, [Step::Start]);
+}
+
+#[test]
+fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fresh() {
+    let mut host = host();
+    let app = AppName::new("shop").unwrap();
+    let wanted = DesiredApp {
+        revision: Revision(1),
+        mode: Mode::Run,
+        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
+        attempt: Generation(1),
+    };
+    host.handle_desired(&Desired { apps: BTreeMap::from([(app.clone(), wanted)]), ..desired(1) }, Moment(0));
+    let slot = other("celery", 7, &[]).view.slot;
+    let scan = |pid: u32, verdict: Verdict, at: u64| {
+        let cure = if verdict == Verdict::Stale { Cure::Restart } else { Cure::None };
+        let judged = UnitJudgement { revision: Revision(1), verdict, cure, because: String::new() };
+        let mut view = other("celery", pid, &[]).view;
+        view.slot = slot.clone();
+        view.apps.insert(app.clone(), judged);
+        let files = AppView { revision: Revision(1), files_right: true, ..AppView::default() };
+        let apps = BTreeMap::from([(app.clone(), files)]);
+        Scan { begun_at: Moment(at), full: true, units: vec![view], apps, ..Scan::default() }
+    };
+    host.handle_scan(&scan(7, Verdict::Stale, 1), Moment(10));
+    let ask = said(&mut host).1.unwrap();
+    let want = ask.wants[0].clone();
+    let permit = Permit {
+        host: ask.host,
+        slot: slot.clone(),
+        identity: want.identity,
+        nonce: ask.nonce,
+        version: ask.version,
+        purpose: want.purpose,
+        must: Vec::new(),
+    };
+    host.handle_permit(&permit, Moment(20));
+    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
+    host.handle_stopped(&slot, Ok(()), Moment(40));
+    host.handle_ended(&slot, Moment(50));
+    host.handle_started(&slot, Ok(()), Moment(60));
+    for (pid, at) in [(8, 100), (9, 3_100), (10, 6_100)] {
+        host.handle_scan(&scan(pid, Verdict::Fresh, at), Moment(at + 10));
+    }
+    host.handle_timeout(Moment(9_000));
+    let phase = |report: Report| report.slots[0].phase;
+    assert_eq!(phase(said(&mut host).0.unwrap()), Phase::Failed);
+    // One that stays is no failure any more.
+    host.handle_scan(&scan(10, Verdict::Fresh, 16_100), Moment(16_110));
+    host.handle_timeout(Moment(20_000));
+    assert_eq!(phase(said(&mut host).0.unwrap()), Phase::Up);
 }
