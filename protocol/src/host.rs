@@ -394,7 +394,9 @@ impl Host {
                 action.handle_timeout(now);
             }
         }
-        if self.apps.values_mut().any(|app| app.look_is_due(now)) {
+        // Every app's timer is taken off, not only the first one's.
+        let due = self.apps.values_mut().filter_map(|app| app.look_is_due(now).then_some(())).count();
+        if due > 0 {
             self.actions.push_back(Action::Look);
         }
         self.review(now);
