@@ -161,7 +161,7 @@ fn keeps(story: &Story, law: Law) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::config(300))]
 
     #[test]
     fn what_leaves_is_on_disk_before(story in stories()) {

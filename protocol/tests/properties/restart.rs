@@ -170,7 +170,7 @@ fn finished(trace: &Trace) -> Vec<&Finished> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::config(400))]
 
     #[test]
     fn a_unit_is_told_to_stop_at_most_once(task in tasks(), inputs in inputs()) {
