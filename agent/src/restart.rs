@@ -172,6 +172,16 @@ impl Plan {
     }
 }
 
+/// How long after its start a process may still be installing its handlers.
+const SETTLING: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl Refusal {
+    /// Tells whether this may be over in a moment: the process has just started and has not installed its handlers.
+    pub(crate) fn may_pass(&self, root: &ProcessIdentity) -> bool {
+        matches!(self, Self::NotCaught { .. }) && proc::age(root).is_some_and(|age| age < SETTLING)
+    }
+}
+
 /// This host's hands: where supervisors are reached, and how often each slot was started.
 #[derive(Debug, Default)]
 pub struct Hands {

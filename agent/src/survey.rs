@@ -427,6 +427,8 @@ impl Surveyor {
             let app = view.apps.iter().find(|(_, judged)| judged.verdict == Verdict::Stale).map(|(app, _)| app);
             let facts = self.facts(unit, survey.judged.get(&view.root));
             let planned = match self.hands.plan(unit, &facts, &self.rules.units).await {
+                // It is planned again before anything is touched, and by then it may be ready.
+                Err(refusal) if refusal.may_pass(&view.root) => continue,
                 Err(refusal) => Err(refusal.to_string()),
                 Ok(plan) => match (self.rules.allow.refusal(&plan), self.preflight(unit, app).await) {
                     (Some(why), _) => Err(why.to_owned()),

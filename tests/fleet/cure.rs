@@ -267,6 +267,30 @@ fn source_that_arrives_after_the_broadcast_lets_waiting_units_go_on_by_themselve
 }
 
 #[test]
+fn a_stale_worker_that_is_still_starting_is_waited_for_instead_of_refused() {
+    let shop = Shop::start(&["autorestart=true"]);
+    // It has loaded its enums long before Celery installs its handlers.
+    shop.app.edit(
+        "tasks.py",
+        "from shop.queue import app\n",
+        "from shop.queue import app\nfrom shop import enums\nimport time\n\ntime.sleep(8)\n",
+    );
+    shop.supervisord.control(&["restart", "shop"]);
+    let main = shop.main();
+    eventually(
+        "its enums are loaded",
+        20,
+        || verdicts(&inspect(&shop.app.code)),
+        |seen| seen.iter().any(|(pid, verdict)| *pid == main && verdict == "fresh"),
+    );
+    shop.app.flip();
+    let result = shop.broadcast(&[]);
+    assert_eq!(result["outcome"], "converged", "{result:#}");
+    assert_ne!(shop.main(), main);
+    assert_all_fresh(&shop.place);
+}
+
+#[test]
 fn systemd_brings_a_drained_celery_worker_back_as_pid_1_and_as_a_users_instance() {
     for (instance, restart) in
         [(Instance::System, "Restart=always"), (Instance::System, "Restart=no"), (Instance::User, "Restart=always")]

@@ -4,12 +4,13 @@ use super::{Config, Input};
 use crate::eyes::Preflight;
 use crate::process::Unit;
 use crate::purge::{Mode as PurgeMode, Outcome, Purger};
-use crate::restart::{Hands, Hold, Plan};
+use crate::restart::{Hands, Hold, Plan, Refusal};
 use crate::survey::{Allow, Asked, Survey, Surveyor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use unstale_protocol::host::{Host, PurgeResult, Record};
@@ -18,6 +19,9 @@ use unstale_protocol::message::Purpose;
 use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
+
+/// How often a process that has just started is looked at until it is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is written down as the means of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -198,9 +202,33 @@ async fn preflight(
     dry_run: bool,
 ) -> Input {
     let slot = intent.slot.clone();
-    match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
-        Ok((cleared, act)) => Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
-        Err(why) => Input::Preflighted(slot, Err(why), None),
+    loop {
+        match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
+            Ok((cleared, act)) => return Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
+            // Nothing is held meanwhile, and everything is looked at again.
+            Err(Unclear::NotReady) => tokio::time::sleep(READY_INTERVAL).await,
+            Err(Unclear::No(why)) => return Input::Preflighted(slot, Err(why), None),
+        }
+    }
+}
+
+/// Why nothing is begun.
+enum Unclear {
+    /// The process has just started; it will be ready in a moment, or is old enough to be refused.
+    NotReady,
+    /// For this reason.
+    No(String),
+}
+
+impl From<String> for Unclear {
+    fn from(why: String) -> Self {
+        Self::No(why)
+    }
+}
+
+impl From<&str> for Unclear {
+    fn from(why: &str) -> Self {
+        Self::No(why.to_owned())
     }
 }
 
@@ -212,7 +240,7 @@ async fn clear(
     asked: &Asked,
     allow: Allow,
     dry_run: bool,
-) -> Result<(Cleared, Act), String> {
+) -> Result<(Cleared, Act), Unclear> {
     if dry_run {
         return Err("a dry run: nothing is done".into());
     }
@@ -221,9 +249,12 @@ async fn clear(
     let unit = find(&survey, intent).ok_or("the unit is no longer the one that was judged")?;
     let facts = surveyor.facts(unit, survey.judged.get(&intent.identity));
     let config = surveyor.rules().units.clone();
+    let refused = |refusal: Refusal| {
+        if refusal.may_pass(&intent.identity) { Unclear::NotReady } else { Unclear::No(refusal.to_string()) }
+    };
     let plan = match (&intent.task, &intent.purpose) {
         (Task::Drain { force, .. }, _) => {
-            let plan = hands.plan_drain(unit, &facts, &config).await.map_err(|refusal| refusal.to_string())?;
+            let plan = hands.plan_drain(unit, &facts, &config).await.map_err(refused)?;
             if !plan.can_be_given_back() && !force {
                 return Err(
                     "it cannot be given back: nothing would start it again; --force drains it all the same".into()
@@ -233,16 +264,16 @@ async fn clear(
         }
         (_, Purpose::Restart(apps)) => {
             still_stale(&survey, intent, apps.keys())?;
-            let plan = hands.plan(unit, &facts, &config).await.map_err(|refusal| refusal.to_string())?;
+            let plan = hands.plan(unit, &facts, &config).await.map_err(refused)?;
             if let Preflight::Refused(why) = surveyor.preflight(unit, apps.keys().next()).await {
-                return Err(format!("it would not start again: {why}"));
+                return Err(format!("it would not start again: {why}").into());
             }
             plan
         }
         (_, Purpose::Drain(_)) => return Err("an action without a purpose".into()),
     };
     if let Some(why) = allow.refusal(&plan) {
-        return Err(why.to_owned());
+        return Err(why.into());
     }
     for note in &plan.notes {
         tracing::info!(slot = %intent.slot, %note, "worth knowing");

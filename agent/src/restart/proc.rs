@@ -1,6 +1,7 @@
 //! The few lines of procfs that hands need at the moment of acting: start times, parents, open pipes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
 /// What `/proc/PID/stat` says, proc(5).
@@ -45,6 +46,16 @@ pub(crate) fn caught(identity: &ProcessIdentity) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
     let caught = u64::from_str_radix(mask.trim(), 16).ok()?;
     is_alive(identity).then_some(caught)
+}
+
+/// Returns how long ago a process started: `/proc/uptime`, proc(5), against its start time. Both count from the boot.
+pub(crate) fn age(identity: &ProcessIdentity) -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = text.split_ascii_whitespace().next()?.parse().ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime).ok()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let millis = identity.start_ticks.checked_mul(1_000)?.checked_div(per_second)?;
+    uptime.checked_sub(Duration::from_millis(millis)).or(Some(Duration::ZERO))
 }
 
 /// Returns `pid` and its ancestors, nearest first.
@@ -210,5 +221,6 @@ mod tests {
         let own = Pid(std::process::id());
         assert_eq!(chain(own).first(), Some(&own));
         assert!(is_alive(&identify(own).unwrap()));
+        assert!(age(&identify(own).unwrap()).unwrap() < Duration::from_hours(1));
     }
 }
