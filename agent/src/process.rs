@@ -147,6 +147,13 @@ pub struct Process {
     pub denied: Option<String>,
 }
 
+impl Process {
+    /// Returns an environment variable, if it is one of those that are kept and it could be read.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
 /// What is restarted as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {

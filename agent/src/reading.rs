@@ -95,6 +95,13 @@ pub struct LoadedModule {
     pub initializing: bool,
 }
 
+impl LoadedModule {
+    /// Names a module that is not loaded, to look it up all the same.
+    pub fn unloaded(name: impl Into<String>) -> Self {
+        Self { name: name.into(), file: None, spec_name: None, initializing: false }
+    }
+}
+
 /// An enum class in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadedEnum {

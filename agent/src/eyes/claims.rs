@@ -138,7 +138,7 @@ impl Claims<'_> {
             }
             let fits = best_fit(&known.manifest, sights);
             let root = unit.root();
-            let named = root.is_some_and(|root| variable(root, "UNSTALE_APP") == Some(known.app.as_str()));
+            let named = root.is_some_and(|root| root.variable("UNSTALE_APP") == Some(known.app.as_str()));
             let below = |roots: &[String]| sights.iter().any(|sight| lies_below(&sight.code, roots));
             let rule = if rules.is_some_and(|rules| below(&rules.roots)) {
                 Rule::Configured
@@ -233,10 +233,6 @@ pub(crate) fn lies_below(code: &CodeView, roots: &[String]) -> bool {
     code.modules
         .values()
         .any(|module| is_below(&module.imported_from) || is_below(&module.next) || is_below(&module.next_resolved))
-}
-
-fn variable<'a>(process: &'a Process, name: &str) -> Option<&'a str> {
-    process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 /// Tells whether the process runs as a service: its cgroup lies outside `user.slice`.

@@ -104,10 +104,8 @@ impl Code<'_> {
     }
 
     fn query(&self, interpreter: &Interpreter, modules: Vec<LoadedModule>) -> Query {
-        let variable = |name: &str| {
-            let all = self.unit_root.environment.iter().chain(&self.process.environment);
-            all.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-        };
+        let variable =
+            |name: &str| self.unit_root.variable(name).or_else(|| self.process.variable(name)).map(ToOwned::to_owned);
         Query {
             modules,
             path: interpreter.path.clone(),
@@ -252,13 +250,7 @@ impl Code<'_> {
                 break;
             }
             names.extend(missing.iter().cloned());
-            let modules = missing.iter().map(|name| LoadedModule {
-                name: name.clone(),
-                file: None,
-                spec_name: None,
-                initializing: false,
-            });
-            let query = self.query(interpreter, modules.collect());
+            let query = self.query(interpreter, missing.iter().map(LoadedModule::unloaded).collect());
             let Ok(lookup) = self.reader.find(self.process.identity, query).await else { break };
             let mut found: Vec<Found> = lookup
                 .findings

@@ -56,8 +56,8 @@ impl Eyes {
             argv0: interpreter.argv.first().cloned(),
             python: interpreter.version,
             cwd: root.cwd.clone(),
-            pwd: variable(root, "PWD"),
-            python_path: variable(root, "PYTHONPATH"),
+            pwd: root.variable("PWD").map(ToOwned::to_owned),
+            python_path: root.variable("PYTHONPATH").map(ToOwned::to_owned),
             root: options.next_root.clone(),
             supervisor_directory: supervisor_directory.clone(),
         };
@@ -129,7 +129,7 @@ impl Eyes {
                 }
             }
         }
-        let asked: Vec<LoadedModule> = wanted.keys().map(|name| unloaded(name)).collect();
+        let asked: Vec<LoadedModule> = wanted.keys().map(LoadedModule::unloaded).collect();
         if asked.is_empty() {
             return Ok(());
         }
@@ -160,12 +160,4 @@ fn files_needed(need: &ImportNeed, modules: &BTreeMap<String, Module>) -> Vec<St
 
 fn top(module: &str) -> &str {
     module.split('.').next().unwrap_or(module)
-}
-
-fn unloaded(name: &str) -> LoadedModule {
-    LoadedModule { name: name.to_owned(), file: None, spec_name: None, initializing: false }
-}
-
-fn variable(process: &crate::process::Process, name: &str) -> Option<String> {
-    process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
 }

@@ -53,7 +53,6 @@ fn count(summary: &mut InspectSummary, worker: &InspectWorker) {
 
 fn worker(inspected: &InspectedWorker, layers: Layers<'_>) -> InspectWorker {
     let InspectedWorker { process, role, unit, python, judged, cost: _ } = inspected;
-    let variable = |name: &str| process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let (verdict, because) = match judged.verdict {
         Some(verdict) => (verdict, judged.because.clone()),
         None if judged.enums.is_empty() => (Verdict::Unknown, "it holds no enum of an app".to_owned()),
@@ -69,7 +68,7 @@ fn worker(inspected: &InspectedWorker, layers: Layers<'_>) -> InspectWorker {
         role: if *role == Role::Main { "main" } else { "child" }.to_owned(),
         unit: unit.id.to_string(),
         slot: unit.slot.to_string(),
-        app: variable("UNSTALE_APP"),
+        app: process.variable("UNSTALE_APP").map(ToOwned::to_owned),
         python: python.clone(),
         supervisor: supervisor(&unit.supervisor),
         command: mask::command(&process.command),
