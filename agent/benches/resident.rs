@@ -14,13 +14,15 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Reads who a process is: its number, start time (field 22 of `/proc/PID/stat`, proc(5)) and pid namespace.
-fn identity(pid: u32) -> Option<ProcessIdentity> {
+/// Reads who a process is: its number, start time (field 22 of `/proc/PID/stat`, proc(5)) and pid namespace; and its
+/// parent (field 4).
+fn identity(pid: u32) -> Option<(ProcessIdentity, u32)> {
     use std::os::unix::fs::MetadataExt as _;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let start_ticks = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let (parent, start_ticks) = (fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?);
     let namespace = fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?.ino();
-    Some(ProcessIdentity { pid: Pid(pid), start_ticks, pid_namespace: namespace })
+    Some((ProcessIdentity { pid: Pid(pid), start_ticks, pid_namespace: namespace }, parent))
 }
 
 #[expect(clippy::print_stdout, reason = "its answer")]
@@ -49,11 +51,16 @@ fn main() -> Result<(), String> {
         println!("resident [--rounds N] [--modules] PID...: name the processes to read, or run tests/measure");
         return Ok(());
     }
-    let options = ReadOptions { list_modules, ..ReadOptions::default() };
+    // As the agent reads: forked children without un-sharing their pages.
+    let options = |parent: u32| {
+        let through_mem = processes.iter().any(|(other, _)| other.pid.0 == parent);
+        ReadOptions { list_modules, through_mem, ..ReadOptions::default() }
+    };
     let mut cache = Cache::new();
     let mut round = || -> Result<(f64, Vec<Reading>), String> {
         let begun = now();
-        let readings: Vec<Reading> = processes.iter().map(|identity| read(*identity, &options, &mut cache)).collect();
+        let readings: Vec<Reading> =
+            processes.iter().map(|(identity, parent)| read(*identity, &options(*parent), &mut cache)).collect();
         let taken = begun.elapsed().as_secs_f64() * 1000.0;
         match readings.iter().find(|reading| reading.outcome != Outcome::Complete) {
             Some(reading) => Err(format!("pid {}: {:?}", reading.identity.pid, reading.outcome)),

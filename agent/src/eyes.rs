@@ -37,8 +37,6 @@ pub struct LookOptions {
     pub all: bool,
     /// Directories whose modules count as the app's wherever they lie; with `only_roots` nothing else does.
     pub roots: Vec<String>,
-    /// List every first-party module, enum or not.
-    pub list_modules: bool,
     /// The root that configuration names for an app, by which the next start is known.
     pub next_root: Option<String>,
 }
@@ -173,7 +171,27 @@ impl Eyes {
         manifests: &[Arc<Manifest>],
     ) -> Sight {
         let asked = Self::read_options(unit, process, options, manifests);
-        let reading = self.reader.read(process.identity, &asked).await;
+        let sight = self.sight_of(unit, process, &asked, options, manifests).await;
+        // Where what holds an enum lies elsewhere, any other module of its code may lie below a root.
+        if sight.reading.outcome != Outcome::Complete
+            || options.roots.is_empty()
+            || lies_below(&sight.code, &options.roots)
+        {
+            return sight;
+        }
+        let wide = ReadOptions { list_modules: true, ..asked };
+        self.sight_of(unit, process, &wide, options, manifests).await
+    }
+
+    async fn sight_of(
+        &mut self,
+        unit: &Unit,
+        process: &Process,
+        asked: &ReadOptions,
+        options: &LookOptions,
+        manifests: &[Arc<Manifest>],
+    ) -> Sight {
+        let reading = self.reader.read(process.identity, asked).await;
         let code = match &reading.outcome {
             Outcome::Complete => {
                 let supervisor_directory = self.start_directory(&unit.supervisor).await;
@@ -211,7 +229,7 @@ impl Eyes {
             all: options.all,
             app_packages: discover::app_packages(command),
             app_roots: options.roots.iter().chain(origins).cloned().collect(),
-            list_modules: options.list_modules,
+            list_modules: false,
             // A forked child shares most of its pages: reading through `mem` copies none of them.
             through_mem: process.identity.pid != unit.root().unwrap_or(process).identity.pid,
         }

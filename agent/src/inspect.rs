@@ -68,12 +68,7 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
             units.push(unit);
         }
     }
-    let look = LookOptions {
-        all: options.all,
-        roots: options.roots.clone(),
-        list_modules: !options.roots.is_empty(),
-        next_root: None,
-    };
+    let look = LookOptions { all: options.all, roots: options.roots.clone(), next_root: None };
     eyes.look_at(&units, &look, &is_wanted).await;
     let mut inspection = Inspection::default();
     let mut found = BTreeSet::new();

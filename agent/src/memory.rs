@@ -19,6 +19,7 @@ mod image;
 mod layout;
 mod linux;
 mod locate;
+mod memo;
 mod modules;
 mod source;
 mod value;
@@ -30,8 +31,9 @@ pub use linux::LinuxProcess;
 pub use source::{Copied, Fault, Mapping, Source, Span};
 
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
-use cache::Known;
-use source::{Buffers, Touched};
+use cache::{Known, Remembered};
+use source::Buffers;
+use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::ids::ProcessIdentity;
 
@@ -112,23 +114,49 @@ pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache)
             return reading;
         }
     };
-    let mut known = cache.take(identity, process.parent);
+    cache.tidy(linux::is_same);
+    let memos = cache.memos(identity, process.parent, options);
+    let known = cache.known(identity, process.parent);
     let mut buffers = cache.take_buffers();
-    let answer = tries(&process.source, options, &mut known, &mut buffers, &mut reading.cost);
+    let recalled = recall(&process.source, identity, &memos, &mut reading.cost);
+    let answer = match recalled {
+        Ok(Some((answer, memo))) => {
+            cache.recalled(identity, process.parent, memo.of(identity));
+            Ok(answer)
+        }
+        Ok(None) => tries(&process.source, options, known, &mut buffers, &mut reading.cost).map(|walked| {
+            let memo = walked.memo.map(|memo| Remembered::new(identity, options, memo));
+            cache.put(identity, process.parent, walked.known, memo);
+            walked.answer
+        }),
+        Err(error) => Err((error, false)),
+    };
     cache.give_buffers(buffers);
     let same = linux::is_same(identity);
     match answer {
         _ if !same => reading.outcome = Outcome::Gone,
         Ok(answer) => {
             reading.outcome = Outcome::Complete;
-            fill(&mut reading, answer);
-            if let Some(known) = known {
-                cache.put(identity, process.parent, known);
-            }
+            fill(&mut reading, &answer);
         }
         Err((error, changed)) => reading.outcome = outcome(error, identity, changed),
     }
     reading
+}
+
+/// Finds the memo that a process is as it says.
+fn recall<'m>(
+    source: &dyn Source,
+    identity: ProcessIdentity,
+    memos: &'m [Remembered],
+    cost: &mut Cost,
+) -> Result<Option<(Arc<walk::Answer>, &'m Remembered)>, Error> {
+    for remembered in memos {
+        if let Some(answer) = remembered.memo.recall(source, remembered.is_of(identity), cost)? {
+            return Ok(Some((answer, remembered)));
+        }
+    }
+    Ok(None)
 }
 
 /// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process, but once: a
@@ -136,10 +164,10 @@ pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache)
 pub fn read_source(source: &dyn Source, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
     let mut reading = blank(identity);
     let mut attempt = walk::Attempt::new(source, options, Buffers::default());
-    match attempt.run(&mut None) {
-        Ok(answer) => {
+    match attempt.run(None) {
+        Ok(walked) => {
             reading.outcome = Outcome::Complete;
-            fill(&mut reading, answer);
+            fill(&mut reading, &walked.answer);
         }
         Err(error) => reading.outcome = outcome(error, identity, false),
     }
@@ -157,8 +185,7 @@ pub fn record(identity: ProcessIdentity, options: &ReadOptions) -> Result<Image,
     let mut failure = String::new();
     for _ in 0..=MAX_RETRIES {
         let mut attempt = walk::Attempt::new(&process.source, options, Buffers::default());
-        attempt.heap_space().touch(Touched::new());
-        match attempt.run(&mut None) {
+        match attempt.run(None) {
             Ok(_) => return attempt.into_image().map_err(|error| error.to_string()),
             Err(error) => failure = error.to_string(),
         }
@@ -179,34 +206,35 @@ fn blank(identity: ProcessIdentity) -> Reading {
     }
 }
 
-fn fill(reading: &mut Reading, answer: walk::Answer) {
-    reading.interpreter = Some(answer.interpreter);
-    reading.modules = answer.modules;
-    reading.enums = answer.enums;
-    reading.mapped = answer.mapped;
+fn fill(reading: &mut Reading, answer: &walk::Answer) {
+    reading.interpreter = Some(answer.interpreter.clone());
+    reading.modules.clone_from(&answer.modules);
+    reading.enums.clone_from(&answer.enums);
+    reading.mapped.clone_from(&answer.mapped);
 }
 
 /// Walks until an answer holds still; on failure tells also whether something was seen to change.
 fn tries(
     source: &dyn Source,
     options: &ReadOptions,
-    known: &mut Option<Known>,
+    known: Option<Known>,
     buffers: &mut Buffers,
     cost: &mut Cost,
-) -> Result<walk::Answer, (Error, bool)> {
+) -> Result<walk::Walked, (Error, bool)> {
+    let mut known = known;
     let mut changed = false;
     loop {
         let mut attempt = walk::Attempt::new(source, options, std::mem::take(buffers));
-        let answer = attempt.run(known);
-        changed |= answer.is_err() && attempt.has_moved();
+        // What is known is doubted once it has not helped.
+        let walked = attempt.run(known.take());
+        changed |= walked.is_err() && attempt.has_moved();
         let (used, spent) = attempt.finish();
         *buffers = used;
         cost.calls = cost.calls.saturating_add(spent.calls);
         cost.bytes = cost.bytes.saturating_add(spent.bytes);
-        match answer {
-            Ok(answer) => return Ok(answer),
+        match walked {
+            Ok(walked) => return Ok(walked),
             Err(error) if cost.retries < error.patience() => {
-                *known = None;
                 cost.retries += 1;
                 pause();
             }

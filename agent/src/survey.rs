@@ -135,7 +135,6 @@ impl Surveyor {
         LookOptions {
             all: false,
             roots: self.rules.roots.iter().chain(configured).cloned().collect(),
-            list_modules: !self.rules.roots.is_empty(),
             next_root: app.and_then(|app| self.rules.apps.get(app)?.roots.first().cloned()),
         }
     }

@@ -7,7 +7,7 @@ use crate::preflight::{ImportNeed, imports_needed, provides};
 use crate::process::Unit;
 use crate::python::ir::Summary;
 use crate::python::link::ModuleKind;
-use crate::reading::{Interpreter, LoadedModule, Outcome};
+use crate::reading::{Interpreter, LoadedModule, Outcome, ReadOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use unstale_protocol::ids::ProcessIdentity;
@@ -34,9 +34,9 @@ impl Eyes {
         let Some(root) = unit.root() else { return Preflight::Refused("it has ended".into()) };
         let mut modules: BTreeMap<String, LoadedModule> = BTreeMap::new();
         let mut first: Option<(ProcessIdentity, Interpreter)> = None;
-        let wide = LookOptions { list_modules: true, ..options.clone() };
         for process in &unit.processes {
-            let asked = Self::read_options(unit, process, &wide, &[]);
+            let asked = Self::read_options(unit, process, options, &[]);
+            let asked = ReadOptions { list_modules: true, ..asked };
             let reading = self.reader.read(process.identity, &asked).await;
             match (&reading.outcome, reading.interpreter) {
                 (Outcome::Complete, Some(interpreter)) => {

@@ -8,7 +8,7 @@
 use super::Error;
 use super::enums::{fetch_bound, standing};
 use super::heap::{DICT_TYPE, Entry, Heap, MAX_BASES, Type};
-use super::modules::{ALL, Modules, Origin};
+use super::modules::{ALL, Modules, Rules};
 use super::source::ByAddress;
 use super::value::{is_none, small};
 use crate::reading::{MappedClass, MappedColumn, Standing};
@@ -52,7 +52,7 @@ struct Mapped {
 }
 
 /// Reads the mapped classes of one interpreter that are wanted.
-pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, all: bool) -> Result<Found, Error> {
+pub(crate) fn read(heap: &mut Heap<'_>, modules: &mut Modules, rules: &Rules<'_>) -> Result<Found, Error> {
     let Some(dict) = modules.dict_of(heap, "sqlalchemy.orm.mapper")? else { return Ok(Found::default()) };
     heap.fetch_dicts(&[dict], ALL)?;
     let entries = heap.entries(dict, ALL)?;
@@ -69,7 +69,7 @@ pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, all: bool) -> Result<
         return Err(Error::Limit("mapped classes (20,000)"));
     }
     fetch_objects(heap, &managers)?;
-    let classes = select(heap, modules, &managers, all)?;
+    let classes = select(heap, modules, rules, &managers)?;
     let mut found = Found::default();
     let mut labels = 0;
     let mut tables = Vec::with_capacity(classes.len());
@@ -143,7 +143,12 @@ fn fetch_objects(heap: &mut Heap<'_>, objects: &[u64]) -> Result<(), Error> {
     heap.fetch_attributes(&typed)
 }
 
-fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -> Result<Vec<Mapped>, Error> {
+fn select(
+    heap: &mut Heap<'_>,
+    modules: &mut Modules,
+    rules: &Rules<'_>,
+    managers: &[u64],
+) -> Result<Vec<Mapped>, Error> {
     let mut classes = Vec::new();
     for manager in managers {
         if let Some(class) = attribute(heap, *manager, "class_")? {
@@ -162,15 +167,18 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, managers: &[u64], all: bool) -
     }
     heap.fetch_dicts(&dicts, ALL)?;
     heap.fetch_texts(wanted.iter().map(|(_, kind)| kind.qualname))?;
-    let mut named = Vec::new();
+    let mut placed = Vec::new();
     for (manager, kind) in wanted {
         heap.guard_dict(kind.dict)?;
         let entries = heap.entries(kind.dict, ALL)?;
         let Some(text) = heap.find(&entries, "__module__")? else { continue };
-        let Some(index) = modules.of_text(heap, text.value)? else { continue };
+        placed.extend(modules.of_text(heap, text.value)?.map(|index| (manager, kind, index)));
+    }
+    modules.place(heap, rules, &placed.iter().map(|(_, _, index)| *index).collect::<Vec<_>>())?;
+    let mut named = Vec::new();
+    for (manager, kind, index) in placed {
         let Some(module) = modules.list.get(index) else { continue };
-        let origin = module.known.origin;
-        if origin == Origin::FirstParty || (all && origin == Origin::Foreign) {
+        if rules.wants(module.known.origin) {
             let name = EnumName::new(&*module.known.name, &*heap.text(kind.qualname)?);
             named.push(Mapped { kind, name, module: index, manager });
         }

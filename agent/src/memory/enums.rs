@@ -5,8 +5,8 @@
 //! classes can be stable for a while, but are never bound.
 
 use super::Error;
-use super::heap::{Entry, Heap, MAX_BASES, SUBCLASSES, Type};
-use super::modules::{ALL, Modules, Origin};
+use super::heap::{Entry, Heap, MAX_BASES, SUBCLASSES, TYPE_AND_LENGTH, Type};
+use super::modules::{ALL, Modules, Rules};
 use super::source::{ByAddress, Span};
 use super::value::Values;
 use crate::reading::{LoadedEnum, Standing};
@@ -125,12 +125,12 @@ fn subclass_dicts(heap: &mut Heap<'_>, level: &[u64], found: &mut Vec<Arc<Type>>
 }
 
 /// Reads the enums of one interpreter that are wanted.
-pub(crate) fn read(heap: &mut Heap<'_>, modules: &Modules, root: u64, all: bool) -> Result<Found, Error> {
+pub(crate) fn read(heap: &mut Heap<'_>, modules: &mut Modules, rules: &Rules<'_>, root: u64) -> Result<Found, Error> {
     let tree = subclasses(heap, root)?;
     if tree.len() < 2 {
         return Err(Error::Starting("enum has no classes yet".to_owned()));
     }
-    let mut classes = select(heap, modules, &tree, all)?;
+    let mut classes = select(heap, modules, rules, &tree)?;
     let indexes = module_indexes(&classes);
     let dicts: ByAddress<usize, u64> = modules.dicts(heap, &indexes, ALL)?.into_iter().collect();
     let qualnames: Vec<u64> = classes.iter().map(|class| class.kind.qualname).collect();
@@ -158,16 +158,33 @@ fn module_indexes(classes: &[Class]) -> Vec<usize> {
 }
 
 /// Picks the classes of wanted modules.
-fn select(heap: &mut Heap<'_>, modules: &Modules, tree: &[Arc<Type>], all: bool) -> Result<Vec<Class>, Error> {
+fn select(
+    heap: &mut Heap<'_>,
+    modules: &mut Modules,
+    rules: &Rules<'_>,
+    tree: &[Arc<Type>],
+) -> Result<Vec<Class>, Error> {
     const EARLY: u64 = 8;
     let dicts: Vec<u64> = tree.iter().map(|kind| kind.dict).filter(|dict| *dict != 0).collect();
     heap.fetch_dicts(&dicts, EARLY)?;
-    let mut classes = Vec::new();
+    let mut named = Vec::new();
+    let mut indexes = Vec::new();
     for kind in tree.iter().filter(|kind| kind.dict != 0) {
         // A class that is passed over must be one to pass over.
         heap.guard_dict(kind.dict)?;
-        let Some(text) = module_of(heap, kind.dict, EARLY)? else { continue };
-        let module = modules.of_text(heap, text)?;
+        if let Some(text) = module_of(heap, kind.dict, EARLY)? {
+            let module = modules.of_text(heap, text)?;
+            let above = match module {
+                None => heap.key_text(text)?.and_then(|name| modules.above(&name)),
+                Some(_) => None,
+            };
+            indexes.extend(module.or(above));
+            named.push((kind, text, module));
+        }
+    }
+    modules.place(heap, rules, &indexes)?;
+    let mut classes = Vec::new();
+    for (kind, text, module) in named {
         let origin = match module.and_then(|index| modules.list.get(index)) {
             Some(module) => module.known.origin,
             None => match heap.key_text(text)? {
@@ -175,11 +192,7 @@ fn select(heap: &mut Heap<'_>, modules: &Modules, tree: &[Arc<Type>], all: bool)
                 None => continue,
             },
         };
-        let wanted = match origin {
-            Origin::FirstParty => true,
-            Origin::Foreign => all,
-            Origin::NoFile => false,
-        };
+        let wanted = rules.wants(origin);
         if !wanted {
             continue;
         }
@@ -417,7 +430,6 @@ fn own(heap: &mut Heap<'_>, pairs: &[Entry]) -> Result<Vec<Own>, Error> {
 /// Guards what the values of a bound class are: type and length. A value that was freed and made anew while it was
 /// read is another object, although class and map came out as they were.
 fn guard_values<'o>(heap: &mut Heap<'_>, members: impl Iterator<Item = &'o Own>) {
-    const TYPE_AND_LENGTH: usize = 16;
     for own in members.filter(|own| own.value != 0) {
         let at = own.value + heap.layout.ob_type();
         heap.space.guard(at, TYPE_AND_LENGTH);

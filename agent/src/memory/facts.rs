@@ -1,7 +1,7 @@
 //! What an interpreter says about itself: `sys.argv`, `sys.path`, flags.
 
 use super::Error;
-use super::heap::{Entry, Heap};
+use super::heap::{Entry, Heap, TYPE_AND_LENGTH};
 use super::modules::{ALL, Modules};
 use super::value::small;
 use crate::reading::Interpreter;
@@ -11,10 +11,25 @@ const MAX_LIST: u64 = 4_096;
 /// Place of `optimize` in `sys.flags`: `Python/sysmodule.c`, `flags_fields`.
 const OPTIMIZE: usize = 3;
 
+/// What is read of `sys`; all of it is there in every version.
+const NAMES: [&str; 9] = [
+    "version",
+    "executable",
+    "prefix",
+    "base_prefix",
+    "pycache_prefix",
+    "dont_write_bytecode",
+    "flags",
+    "argv",
+    "path",
+];
+
 /// Reads the facts of one interpreter from `sys.__dict__`.
 pub(crate) fn read(heap: &mut Heap<'_>, sysdict: u64, modules: &Modules) -> Result<Interpreter, Error> {
-    heap.fetch_dicts(&[sysdict], ALL)?;
-    let entries = heap.entries(sysdict, ALL)?;
+    // Programs put streams and hooks of their own there, forked children each for themselves.
+    let found = heap.find_only(sysdict, NAMES)?;
+    let more = if heap.layout.version.minor >= 10 { heap.find_only(sysdict, ["orig_argv"])? } else { [None] };
+    let entries: Vec<Entry> = found.into_iter().chain(more).flatten().collect();
     fetch(heap, &entries)?;
     let version =
         text(heap, &entries, "version")?.ok_or_else(|| Error::Starting("sys.version is not there yet".to_owned()))?;
@@ -48,17 +63,14 @@ pub(crate) fn read(heap: &mut Heap<'_>, sysdict: u64, modules: &Modules) -> Resu
 
 /// Fetches what will be looked at, level by level.
 fn fetch(heap: &mut Heap<'_>, entries: &[Entry]) -> Result<(), Error> {
-    const OBJECTS: [&str; 7] =
-        ["version", "executable", "prefix", "base_prefix", "pycache_prefix", "dont_write_bytecode", "flags"];
-    for name in OBJECTS {
-        if let Some(entry) = heap.find(entries, name)? {
-            heap.space.want_in_page(entry.value, 96);
-        }
+    for entry in entries {
+        heap.space.guard(entry.slot, 16);
+        heap.space.want_in_page(entry.value, 96);
     }
     let mut lists = Vec::new();
     for name in ["argv", "orig_argv", "path"] {
         if let Some(entry) = heap.find(entries, name)? {
-            heap.space.want_in_page(entry.value, 64);
+            heap.space.guard(entry.value + heap.layout.ob_type(), TYPE_AND_LENGTH);
             lists.push(entry.value);
         }
     }

@@ -21,6 +21,8 @@ const MAX_ITEMS: u64 = 2_000_000;
 const MAX_CONTENT: u64 = 64 << 20;
 /// Longest chain of bases.
 pub(crate) const MAX_BASES: u64 = 256;
+/// `ob_type`, and what follows it in texts, numbers and containers: their length.
+pub(crate) const TYPE_AND_LENGTH: usize = 16;
 /// `PyTypeObject.tp_subclasses`, after the object's header.
 pub(crate) const SUBCLASSES: u64 = 344;
 

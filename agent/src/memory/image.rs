@@ -3,6 +3,7 @@
 //! With it every Python version stays testable on machines that have none of them.
 
 use super::Error;
+use super::memo::joined;
 use super::source::{Copied, Fault, Mapping, PAGE, Source, Space, Span};
 use std::collections::BTreeMap;
 
@@ -28,27 +29,20 @@ pub struct ImageError;
 impl Image {
     /// Keeps what a walk has looked at.
     pub(crate) fn of(space: &mut Space<'_>) -> Result<Self, Error> {
-        let mut touched = space.take_touched();
-        touched.sort_unstable();
-        let mut joined: Vec<(u64, u64)> = Vec::new();
-        for (start, len) in touched.into_iter().filter(|(_, len)| *len > 0) {
-            match joined.last_mut() {
-                Some((first, whole)) if start <= *first + *whole => *whole = (*whole).max(start + len - *first),
-                _ => joined.push((start, len)),
-            }
-        }
+        let spans = joined(&space.looked_at().concat());
         let mut image = Self::default();
-        let holds =
-            |mapping: &Mapping| joined.iter().any(|(start, len)| *start < mapping.end && start + len > mapping.start);
+        let holds = |mapping: &Mapping| {
+            spans.iter().any(|span| span.start < mapping.end && span.start + span.len as u64 > mapping.start)
+        };
         for mapping in space.source().mappings()? {
             if mapping.path.starts_with('/') && holds(&mapping) {
                 let name = mapping.path.rsplit('/').next().unwrap_or_default();
                 image.mappings.push(Mapping { path: format!("/{name}"), ..mapping });
             }
         }
-        for (start, len) in joined {
-            let bytes = space.bytes(start, usize::try_from(len).unwrap_or(0))?;
-            image.insert(start, bytes);
+        for span in spans {
+            let bytes = space.bytes(span.start, span.len)?;
+            image.insert(span.start, bytes);
         }
         Ok(image)
     }

@@ -178,11 +178,12 @@ impl Layout {
         flags & INLINE_VALUES != 0
     }
 
-    /// Where the first byte of a table's guard lies, after the reference count, and its length.
-    pub(crate) fn keys_head(&self) -> (u64, usize) {
+    /// Which bytes of a table's head change with its keys: not the reference count, and not `dk_version`, which
+    /// the interpreter sets when it specialises code.
+    pub(crate) fn keys_head(&self) -> &'static [(u64, usize)] {
         match self.keys {
-            KeysForm::Sized => (8, 32),
-            KeysForm::Logarithmic => (8, 24),
+            KeysForm::Sized => &[(8, 32)],
+            KeysForm::Logarithmic => &[(8, 4), (16, 16)],
         }
     }
 }

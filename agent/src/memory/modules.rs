@@ -4,11 +4,10 @@
 //! top-level name, so that the cost does not grow with 1,800 modules.
 
 use super::Error;
-use super::heap::{Entry, Heap};
-use super::source::ByAddress;
+use super::heap::{Entry, Heap, TYPE_AND_LENGTH};
+use super::source::{ByAddress, Noting};
 use super::value::small;
 use crate::reading::{LoadedModule, ReadOptions};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most modules of one interpreter.
@@ -161,14 +160,13 @@ pub(crate) struct Known {
     pub(crate) file: Option<String>,
 }
 
-/// What earlier walks learnt of the modules of one interpreter, by the addresses of key and module.
-pub(crate) type Remembered = ByAddress<(u64, u64), Arc<Known>>;
-
 /// A module that is looked at.
 #[derive(Clone, Debug)]
 pub(crate) struct Module {
     pub(crate) entry: Entry,
-    pub(crate) known: Arc<Known>,
+    pub(crate) known: Known,
+    /// Its file was read.
+    is_placed: bool,
 }
 
 /// The modules of one interpreter.
@@ -185,7 +183,7 @@ pub(crate) struct Modules {
 /// What decides about first-party.
 #[derive(Debug)]
 pub(crate) struct Rules<'a> {
-    options: &'a ReadOptions,
+    pub(crate) options: &'a ReadOptions,
     standard: Vec<String>,
 }
 
@@ -203,6 +201,15 @@ impl<'a> Rules<'a> {
             standard.push(format!("{directory}/"));
         }
         Self { options, standard }
+    }
+
+    /// Tells whether what a module of this origin holds is asked for.
+    pub(crate) fn wants(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::FirstParty => true,
+            Origin::Foreign => self.options.all,
+            Origin::NoFile => false,
+        }
     }
 
     fn names_package(&self, name: &str) -> bool {
@@ -242,8 +249,8 @@ fn top_of(name: &str) -> &str {
 }
 
 impl Modules {
-    /// Reads `sys.modules`, and the names of modules that are not remembered.
-    pub(crate) fn read(heap: &mut Heap<'_>, dict: u64, remembered: &Remembered) -> Result<Self, Error> {
+    /// Reads `sys.modules` and the names of its modules.
+    pub(crate) fn read(heap: &mut Heap<'_>, dict: u64) -> Result<Self, Error> {
         heap.fetch_dicts(&[dict], ALL)?;
         // A reload takes the module out for a moment, and an import adds one: what is listed must be all.
         heap.guard_dict(dict)?;
@@ -255,21 +262,19 @@ impl Modules {
             return Err(Error::Starting("sys.modules is empty".to_owned()));
         };
         super::locate::learn_str(heap, first)?;
-        let new = entries.iter().filter(|entry| !remembered.contains_key(&(entry.key, entry.value)));
-        heap.fetch_texts(new.map(|entry| entry.key))?;
+        heap.fetch_texts(entries.iter().map(|entry| entry.key))?;
         let mut modules = Self::default();
         for entry in entries.iter().copied() {
-            let known = match remembered.get(&(entry.key, entry.value)) {
-                Some(known) => Arc::clone(known),
-                None => match heap.key_text(entry.key)? {
-                    Some(name) => Arc::new(Known { name, origin: Origin::NoFile, file: None }),
-                    None => continue,
-                },
-            };
+            // As long as the table holds it.
+            heap.space.note(Noting::Lasting);
+            let name = heap.key_text(entry.key);
+            heap.space.note(Noting::Changing);
+            let Some(name) = name? else { continue };
+            let known = Known { name, origin: Origin::NoFile, file: None };
             let index = modules.list.len();
             modules.by_key.insert(entry.key, index);
             modules.by_name.insert(Arc::clone(&known.name), index);
-            modules.list.push(Module { entry, known });
+            modules.list.push(Module { entry, known, is_placed: false });
         }
         for needed in ["sys", "builtins"] {
             if !modules.by_name.contains_key(needed) {
@@ -305,65 +310,57 @@ impl Modules {
         }
     }
 
-    /// Finds out where every module comes from: top-level ones first, then submodules of those that are the
-    /// app's or have no file of their own. With `all`, every module's file is read.
-    pub(crate) fn classify(
-        &mut self,
-        heap: &mut Heap<'_>,
-        rules: &Rules<'_>,
-        remembered: &Remembered,
-    ) -> Result<(), Error> {
-        let all = rules.options.all;
-        let unknown: Vec<usize> = (0..self.list.len())
-            .filter(|index| self.list.get(*index).is_some_and(|module| !remembered.contains_key(&module.pair())))
-            .collect();
-        let tops: Vec<usize> = unknown
-            .iter()
-            .copied()
-            .filter(|index| {
-                self.list.get(*index).is_some_and(|module| {
-                    let name = &*module.known.name;
-                    all || (!name.contains('.') && STANDARD.binary_search(&name).is_err())
-                })
-            })
-            .collect();
+    /// Finds out where these modules come from, if that is not known yet: top-level ones first. Parts of a package
+    /// that is foreign as a whole stay unread.
+    pub(crate) fn place(&mut self, heap: &mut Heap<'_>, rules: &Rules<'_>, indexes: &[usize]) -> Result<(), Error> {
+        let mut tops: Vec<usize> = indexes.iter().filter_map(|index| self.top(*index)).collect();
+        tops.sort_unstable();
+        tops.dedup();
+        let is_placed = |modules: &Self, index: usize| modules.list.get(index).is_none_or(|module| module.is_placed);
+        tops.retain(|index| !is_placed(self, *index));
         self.read_files(heap, rules, &tops)?;
-        if !all {
-            let mut divided = BTreeSet::new();
-            for module in &self.list {
-                let name = &*module.known.name;
-                if name.contains('.') || STANDARD.binary_search(&name).is_ok() {
-                    continue;
-                }
-                let directory =
-                    module.known.file.as_deref().and_then(|file| file.rsplit_once('/')).map(|(path, _)| path);
-                if module.known.origin != Origin::Foreign || rules.divides(name, directory) {
-                    divided.insert(Arc::clone(&module.known.name));
-                }
-            }
-            let below: Vec<usize> = unknown
-                .into_iter()
-                .filter(|index| {
-                    self.list.get(*index).is_some_and(|module| {
-                        let name = &*module.known.name;
-                        let top = top_of(name);
-                        let orphan = !self.by_name.contains_key(top) && STANDARD.binary_search(&top).is_err();
-                        name.contains('.') && (orphan || divided.contains(top))
-                    })
-                })
-                .collect();
-            self.read_files(heap, rules, &below)?;
+        let parts = indexes.iter().copied().filter(|index| {
+            let Some(module) = self.list.get(*index) else { return false };
+            !module.is_placed && self.is_divided(rules, &module.known.name)
+        });
+        let parts: Vec<usize> = parts.collect();
+        self.read_files(heap, rules, &parts)
+    }
+
+    /// Places every module.
+    pub(crate) fn place_all(&mut self, heap: &mut Heap<'_>, rules: &Rules<'_>) -> Result<(), Error> {
+        let every: Vec<usize> = (0..self.list.len()).collect();
+        if rules.options.all { self.read_files(heap, rules, &every) } else { self.place(heap, rules, &every) }
+    }
+
+    fn top(&self, index: usize) -> Option<usize> {
+        self.above(&self.list.get(index)?.known.name)
+    }
+
+    /// Returns the top-level module above a name, or of that name, unless the standard library's list has it.
+    pub(crate) fn above(&self, name: &str) -> Option<usize> {
+        let top = top_of(name);
+        if STANDARD.binary_search(&top).is_ok() { None } else { self.by_name.get(top).copied() }
+    }
+
+    /// Tells whether parts of the package above a module have origins of their own.
+    fn is_divided(&self, rules: &Rules<'_>, name: &str) -> bool {
+        let top = top_of(name);
+        if STANDARD.binary_search(&top).is_ok() {
+            return false;
         }
-        Ok(())
+        let Some(module) = self.named(top) else { return true };
+        let directory = module.known.file.as_deref().and_then(|file| file.rsplit_once('/')).map(|(path, _)| path);
+        module.known.origin != Origin::Foreign || rules.divides(top, directory)
     }
 
     /// Reads `__file__` of modules, and judges them by it.
-    pub(crate) fn read_files(
-        &mut self,
-        heap: &mut Heap<'_>,
-        rules: &Rules<'_>,
-        indexes: &[usize],
-    ) -> Result<(), Error> {
+    fn read_files(&mut self, heap: &mut Heap<'_>, rules: &Rules<'_>, indexes: &[usize]) -> Result<(), Error> {
+        for index in indexes {
+            if let Some(module) = self.list.get_mut(*index) {
+                module.is_placed = true;
+            }
+        }
         let dicts = self.dicts(heap, indexes, EARLY)?;
         let mut files = Vec::new();
         for (index, dict) in dicts {
@@ -373,16 +370,20 @@ impl Modules {
                 let rest = heap.entries(dict, ALL)?;
                 entry = heap.find(&rest, "__file__")?;
             }
-            files.extend(entry.map(|entry| (index, entry.value)));
+            // A reload sets the file anew: what is passed over must be what it was taken for.
+            heap.guard_table(dict)?;
+            if let Some(entry) = entry {
+                heap.space.guard(entry.slot, 16);
+                heap.space.guard(entry.value + heap.layout.ob_type(), TYPE_AND_LENGTH);
+                files.push((index, entry.value));
+            }
         }
         heap.fetch_texts(files.iter().map(|(_, text)| *text))?;
         for (index, text) in files {
             let file = heap.key_text(text)?.map(|text| text.to_string());
             if let Some(module) = self.list.get_mut(index) {
-                let origin = rules.origin(&module.known.name, file.as_deref());
-                if module.known.origin != origin || module.known.file != file {
-                    module.known = Arc::new(Known { name: Arc::clone(&module.known.name), origin, file });
-                }
+                module.known.origin = rules.origin(&module.known.name, file.as_deref());
+                module.known.file = file;
             }
         }
         Ok(())
@@ -415,7 +416,8 @@ impl Modules {
         Ok(dicts)
     }
 
-    /// Tells where a name that no module bears would belong: like its top-level package, else to the app.
+    /// Tells where a name that no module bears would belong: like its top-level package, which must be placed, else
+    /// to the app.
     pub(crate) fn origin_of_name(&self, name: &str) -> Origin {
         let top = top_of(name);
         match self.named(top) {
@@ -462,27 +464,11 @@ impl Modules {
         Ok(described)
     }
 
-    /// Returns what is to be remembered, where that has changed.
-    pub(crate) fn to_remember(&self, remembered: &Remembered) -> Option<Remembered> {
-        let same = self.list.len() == remembered.len()
-            && self
-                .list
-                .iter()
-                .all(|module| remembered.get(&module.pair()).is_some_and(|known| Arc::ptr_eq(known, &module.known)));
-        (!same).then(|| self.list.iter().map(|module| (module.pair(), Arc::clone(&module.known))).collect())
-    }
-
     /// Demands that a module stays what its key in `sys.modules` leads to.
     pub(crate) fn guard(&self, heap: &mut Heap<'_>, index: usize) {
         if let Some(module) = self.list.get(index) {
             heap.space.guard(module.entry.slot, 16);
         }
-    }
-}
-
-impl Module {
-    fn pair(&self) -> (u64, u64) {
-        (self.entry.key, self.entry.value)
     }
 }
 

@@ -5,6 +5,7 @@
 //! does IO.
 
 use super::Error;
+use super::memo::Sample;
 use crate::reading::Cost;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -121,11 +122,30 @@ enum Slot {
     At(usize),
 }
 
+/// How finely is noted what a walk has looked at, in bytes: half a word, since what matters may share one with what
+/// does not.
+const GRAIN: usize = 4;
+/// Grains of a page that the walk has looked at, one bit each; first those that may change, then the lasting ones.
+type Looked = [[u64; PAGE_BYTES / GRAIN / 64]; 2];
+
+/// What a look at memory is to be noted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Noting {
+    /// It may change at any time.
+    Changing,
+    /// It lasts as long as something else that was looked at does: text that a dict holds.
+    Lasting,
+    /// It does not matter for the answer.
+    Nothing,
+}
+
 /// Memory for pages, kept between reads so that it is not faulted in each time.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     arena: Vec<u8>,
     pages: ByAddress<u64, Slot>,
+    /// By place in the arena.
+    looked: Vec<Looked>,
 }
 
 impl Buffers {
@@ -139,9 +159,6 @@ impl Buffers {
     }
 }
 
-/// What was asked for, byte by byte, where a recording is made.
-pub(crate) type Touched = Vec<(u64, u64)>;
-
 /// Foreign memory as one walk has seen it: each page is copied once.
 pub(crate) struct Space<'s> {
     source: &'s dyn Source,
@@ -150,18 +167,28 @@ pub(crate) struct Space<'s> {
     wanted: Vec<u64>,
     guards: Vec<Span>,
     cost: Cost,
-    touched: Option<Touched>,
+    /// The page that was looked at last, and where it lies: most looks stay in one page.
+    last: (u64, usize),
+    /// Something that is not mapped was looked at.
+    has_missed: bool,
+    noting: Noting,
 }
 
 impl<'s> Space<'s> {
     pub(crate) fn new(source: &'s dyn Source, mut buffers: Buffers) -> Self {
         buffers.pages.clear();
-        Self { source, buffers, used: 0, wanted: Vec::new(), guards: Vec::new(), cost: Cost::default(), touched: None }
-    }
-
-    /// Remembers from now on which bytes are asked for.
-    pub(crate) fn touch(&mut self, touched: Touched) {
-        self.touched = Some(touched);
+        buffers.looked.clear();
+        Self {
+            source,
+            buffers,
+            used: 0,
+            wanted: Vec::new(),
+            guards: Vec::new(),
+            cost: Cost::default(),
+            last: (0, 0),
+            has_missed: false,
+            noting: Noting::Changing,
+        }
     }
 
     /// Ends the walk: gives back the buffers and the cost.
@@ -169,9 +196,28 @@ impl<'s> Space<'s> {
         (self.buffers, self.cost)
     }
 
-    /// Returns which bytes were asked for, and stops remembering.
-    pub(crate) fn take_touched(&mut self) -> Touched {
-        self.touched.take().unwrap_or_default()
+    /// Returns what was looked at, joined to ranges, in ascending order: what may change, and what lasts.
+    pub(crate) fn looked_at(&self) -> [Vec<Span>; 2] {
+        let mut pages: Vec<(u64, usize)> = Vec::with_capacity(self.buffers.pages.len());
+        for (page, slot) in &self.buffers.pages {
+            if let Slot::At(start) = slot {
+                pages.push((*page, *start));
+            }
+        }
+        pages.sort_unstable();
+        let mut both = [Vec::new(), Vec::new()];
+        for (page, start) in pages {
+            let Some(looked) = self.buffers.looked.get(start / PAGE_BYTES) else { continue };
+            for (spans, looked) in both.iter_mut().zip(looked) {
+                join_grains(spans, page * PAGE, looked);
+            }
+        }
+        both
+    }
+
+    /// Tells whether something was looked at that is not mapped.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.has_missed
     }
 
     pub(crate) fn source(&self) -> &'s dyn Source {
@@ -212,6 +258,7 @@ impl<'s> Space<'s> {
             let (done, after) = rest.split_at(whole.min(rest.len()));
             for page in done {
                 self.buffers.pages.insert(*page, Slot::At(self.used));
+                self.buffers.looked.push(Looked::default());
                 self.used += PAGE_BYTES;
             }
             rest = after;
@@ -237,6 +284,15 @@ impl<'s> Space<'s> {
         Ok(bytes)
     }
 
+    /// Reads guarded bytes again and tells whether they are what the walk saw.
+    pub(crate) fn holds_still(&mut self, guards: &[Span]) -> Result<bool, Error> {
+        let sample = Sample::of(self, guards)?.ok_or(Error::Limit("bytes that must hold still (8 MiB)"))?;
+        let mut cost = Cost::default();
+        let same = sample.is_in(self.source, &mut cost)?;
+        self.charge(Copied { bytes: usize::try_from(cost.bytes).unwrap_or(usize::MAX), calls: cost.calls })?;
+        Ok(same)
+    }
+
     fn charge(&mut self, copied: Copied) -> Result<(), Error> {
         self.cost.calls = self.cost.calls.saturating_add(copied.calls);
         self.cost.bytes = self.cost.bytes.saturating_add(u64::try_from(copied.bytes).unwrap_or(u64::MAX));
@@ -253,34 +309,63 @@ impl<'s> Space<'s> {
         if at < ADDRESS_START || end > ADDRESS_END || len > MAX_SPAN {
             return Err(Error::Unmapped(at));
         }
-        if let Some(touched) = &mut self.touched {
-            touched.push((at, len));
-        }
         let mut at = at;
         let mut into = into;
         while !into.is_empty() {
             let page = self.page(at, end)?;
             let offset = usize::try_from(at % PAGE).unwrap_or(0);
-            let have = page.get(offset..).unwrap_or_default();
-            let count = have.len().min(into.len());
+            let count = (PAGE_BYTES - offset).min(into.len());
+            self.mark(page, offset, count);
+            let have = self.buffers.arena.get(page + offset..page + offset + count).ok_or(Error::Unmapped(at))?;
             let (now, later) = into.split_at_mut(count);
-            now.copy_from_slice(have.get(..count).unwrap_or_default());
+            now.copy_from_slice(have);
             into = later;
             at += u64::try_from(count).unwrap_or(PAGE);
         }
         Ok(())
     }
 
-    fn page(&mut self, at: u64, end: u64) -> Result<&[u8], Error> {
+    /// Says what the next looks are to be noted as.
+    pub(crate) fn note(&mut self, noting: Noting) {
+        self.noting = noting;
+    }
+
+    /// Notes that bytes of a page are looked at; `count` is at least 1.
+    fn mark(&mut self, page: usize, offset: usize, count: usize) {
+        let Some([changing, lasting]) = self.buffers.looked.get_mut(page / PAGE_BYTES) else { return };
+        let looked = match self.noting {
+            Noting::Changing => changing,
+            Noting::Lasting => lasting,
+            Noting::Nothing => return,
+        };
+        let (mut grain, last) = (offset / GRAIN, (offset + count - 1) / GRAIN);
+        while grain <= last {
+            let bits = (64 - grain % 64).min(last + 1 - grain);
+            if let Some(part) = looked.get_mut(grain / 64) {
+                *part |= (u64::MAX >> (64 - bits)) << (grain % 64);
+            }
+            grain += bits;
+        }
+    }
+
+    /// Returns where the page of an address lies in the arena.
+    fn page(&mut self, at: u64, end: u64) -> Result<usize, Error> {
         let number = at / PAGE;
-        if !matches!(self.buffers.pages.get(&number), Some(Slot::At(_) | Slot::Missing)) {
+        if self.last.0 == number {
+            return Ok(self.last.1);
+        }
+        let mut slot = self.buffers.pages.get(&number).copied();
+        if !matches!(slot, Some(Slot::At(_) | Slot::Missing)) {
             self.want(at, end - at);
             self.fetch()?;
+            slot = self.buffers.pages.get(&number).copied();
         }
-        match self.buffers.pages.get(&number) {
-            Some(Slot::At(start)) => self.buffers.arena.get(*start..*start + PAGE_BYTES).ok_or(Error::Unmapped(at)),
-            _ => Err(Error::Unmapped(at)),
+        if let Some(Slot::At(start)) = slot {
+            self.last = (number, start);
+            return Ok(start);
         }
+        self.has_missed = true;
+        Err(Error::Unmapped(at))
     }
 
     /// Reads fixed bytes.
@@ -357,30 +442,24 @@ impl<'s> Space<'s> {
     pub(crate) fn take_guards(&mut self, count: usize) -> Vec<Span> {
         self.guards.split_off(count.min(self.guards.len()))
     }
+}
 
-    /// Reads guarded bytes again and tells whether they are what the walk saw.
-    pub(crate) fn holds_still(&mut self, guards: &[Span]) -> Result<bool, Error> {
-        let mut seen = Vec::new();
-        for spans in guards.chunks(MAX_SPANS) {
-            let total: usize = spans.iter().map(|span| span.len).sum();
-            let mut again = vec![0; total];
-            let copied = self.source.read(spans, &mut again)?;
-            self.charge(copied)?;
-            if copied.bytes != total {
-                return Ok(false);
+/// Adds the ranges of one page's grains.
+fn join_grains(spans: &mut Vec<Span>, page: u64, looked: &[u64]) {
+    for (index, word) in looked.iter().enumerate() {
+        let mut rest = *word;
+        while rest != 0 {
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            let at = page + (index as u64 * 64 + u64::from(first)) * GRAIN as u64;
+            let len = count as usize * GRAIN;
+            match spans.last_mut() {
+                Some(last) if last.start + last.len as u64 == at => last.len += len,
+                _ => spans.push(Span { start: at, len }),
             }
-            let mut rest = again.as_slice();
-            for span in spans {
-                let (now, after) = rest.split_at(span.len.min(rest.len()));
-                seen.resize(now.len(), 0);
-                self.copy(span.start, &mut seen)?;
-                if seen != now {
-                    return Ok(false);
-                }
-                rest = after;
-            }
+            let done = first + count;
+            rest = if done < 64 { rest >> done << done } else { 0 };
         }
-        Ok(true)
     }
 }
 

@@ -9,7 +9,8 @@ use super::heap::Heap;
 use super::image::Image;
 use super::layout::Layout;
 use super::locate::{self, InterpreterAt};
-use super::modules::{Modules, Origin, Remembered, Rules};
+use super::memo::Memo;
+use super::modules::{Module, Modules, Rules};
 use super::source::{Buffers, Source, Space, Span};
 use crate::reading::{Cost, Interpreter, LoadedEnum, LoadedModule, MappedClass, ReadOptions};
 use std::collections::BTreeSet;
@@ -22,6 +23,13 @@ pub(crate) struct Answer {
     pub(crate) modules: Vec<LoadedModule>,
     pub(crate) enums: Vec<LoadedEnum>,
     pub(crate) mapped: Vec<MappedClass>,
+}
+
+/// A walk that was accepted.
+pub(crate) struct Walked {
+    pub(crate) answer: Arc<Answer>,
+    pub(crate) known: Known,
+    pub(crate) memo: Option<Memo>,
 }
 
 /// One try.
@@ -37,10 +45,6 @@ impl<'a> Attempt<'a> {
     pub(crate) fn new(source: &'a dyn Source, options: &'a ReadOptions, buffers: Buffers) -> Self {
         let space = Space::new(source, buffers);
         Self { heap: Heap::new(space, Layout::any()), options, unbound: Vec::new(), is_importing_enum: false }
-    }
-
-    pub(crate) fn heap_space(&mut self) -> &mut Space<'a> {
-        &mut self.heap.space
     }
 
     /// Ends the try.
@@ -59,10 +63,9 @@ impl<'a> Attempt<'a> {
         !guards.is_empty() && matches!(self.heap.space.holds_still(&guards), Ok(false))
     }
 
-    /// Walks, starting from what is known; leaves behind what is known afterwards.
-    pub(crate) fn run(&mut self, known: &mut Option<Known>) -> Result<Answer, Error> {
-        let warm = known.take().filter(|known| known.options == *self.options);
-        let warm = match warm {
+    /// Walks, starting from what is known of the process or of a relative; returns what is known afterwards.
+    pub(crate) fn run(&mut self, known: Option<Known>) -> Result<Walked, Error> {
+        let warm = match known {
             Some(known) => self.still_valid(known)?,
             None => None,
         };
@@ -95,8 +98,9 @@ impl<'a> Attempt<'a> {
         }
         self.check(&mut answer)?;
         answer.enums.sort_by(|a, b| a.name.cmp(&b.name).then(a.address.cmp(&b.address)));
-        *known = Some(Known { runtime, interpreters: learnt, options: self.options.clone() });
-        Ok(answer)
+        let answer = Arc::new(answer);
+        let memo = Memo::of(&mut self.heap.space, Arc::clone(&answer))?;
+        Ok(Walked { answer, known: Known { runtime, interpreters: learnt }, memo })
     }
 
     /// Checks what is known of this process or of a relative: the interpreters are where they were, and
@@ -140,8 +144,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Option<KnownInterpreter>, Error> {
         let heap = &mut self.heap;
         heap.names.clear();
-        let remembered = earlier.map_or_else(Arc::<Remembered>::default, |known| Arc::clone(&known.remembered));
-        let mut modules = Modules::read(heap, at.modules, &remembered)?;
+        let mut modules = Modules::read(heap, at.modules)?;
         if let Some(earlier) = earlier {
             // An address counts only if the name is still what lies there.
             for (name, address) in &earlier.names {
@@ -154,7 +157,11 @@ impl<'a> Attempt<'a> {
         let os_file = facts::module_text(heap, &modules, "os", "__file__")?;
         let version = heap.layout.version.to_string();
         let rules = Rules::new(self.options, &version, &facts.base_prefix, os_file.as_deref());
-        modules.classify(heap, &rules, &remembered)?;
+        if self.options.list_modules || self.options.all {
+            modules.place_all(heap, &rules)?;
+        } else if let Some(main) = modules.above("__main__") {
+            modules.place(heap, &rules, &[main])?;
+        }
         let answer = answer.get_or_insert_with(|| Answer {
             interpreter: facts,
             modules: Vec::new(),
@@ -170,12 +177,11 @@ impl<'a> Attempt<'a> {
             }
             Err(error) => return Err(error),
         };
-        let found = enums::read(heap, &modules, root, self.options.all)?;
-        let mapped = bindings::read(heap, &modules, self.options.all)?;
+        let found = enums::read(heap, &mut modules, &rules, root)?;
+        let mapped = bindings::read(heap, &mut modules, &rules)?;
         let holding: BTreeSet<usize> = found.modules.iter().chain(&mapped.modules).copied().collect();
         let holding: Vec<usize> = holding.into_iter().collect();
-        modules.read_files(heap, &rules, &holding)?;
-        let listed = listed(&modules, &holding, self.options);
+        let listed = listed(&modules, &rules, &holding);
         answer.modules.extend(modules.describe(heap, &listed)?);
         for (index, guards) in found.unbound {
             if let Some(class) = found.enums.get(index) {
@@ -184,17 +190,11 @@ impl<'a> Attempt<'a> {
         }
         answer.enums.extend(found.enums);
         answer.mapped.extend(mapped.mapped);
-        Ok(Some(KnownInterpreter {
-            address: at.address,
-            modules: at.modules,
-            root,
-            names: heap.names.clone(),
-            remembered: modules.to_remember(&remembered).map_or(remembered, Arc::new),
-        }))
+        Ok(Some(KnownInterpreter { address: at.address, modules: at.modules, root, names: heap.names.clone() }))
     }
 
-    /// Looks again at all that was guarded. What is bound must have held still; other classes that have
-    /// not are left out.
+    /// Looks again at all that was guarded. What is bound must have held still; other classes that have not are
+    /// left out.
     fn check(&mut self, answer: &mut Answer) -> Result<(), Error> {
         let guards = self.heap.space.take_guards(0);
         if !self.heap.space.holds_still(&guards)? {
@@ -211,15 +211,12 @@ impl<'a> Attempt<'a> {
 }
 
 /// Picks the modules to list.
-fn listed(modules: &Modules, holding: &[usize], options: &ReadOptions) -> Vec<usize> {
-    let wanted = |index: usize| {
-        let Some(module) = modules.list.get(index) else { return false };
-        let counts = match module.known.origin {
-            Origin::FirstParty => true,
-            Origin::Foreign => options.all,
-            Origin::NoFile => false,
-        };
-        counts && (options.list_modules || &*module.known.name == "__main__" || holding.binary_search(&index).is_ok())
+fn listed(modules: &Modules, rules: &Rules<'_>, holding: &[usize]) -> Vec<usize> {
+    let is_wanted = |(index, module): (usize, &Module)| {
+        rules.wants(module.known.origin)
+            && (rules.options.list_modules
+                || &*module.known.name == "__main__"
+                || holding.binary_search(&index).is_ok())
     };
-    (0..modules.list.len()).filter(|index| wanted(*index)).collect()
+    (0..).zip(&modules.list).filter(|pair| is_wanted(*pair)).map(|(index, _)| index).collect()
 }

@@ -10,7 +10,7 @@ use unstale_protocol::ids::{Pid, ProcessIdentity, SlotId, UnitId};
 use unstale_protocol::time::Moment;
 
 /// How long a condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `condition` holds, and returns what it found.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {

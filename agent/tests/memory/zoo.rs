@@ -96,6 +96,28 @@ fn a_forked_child_is_read_with_its_parents_addresses() {
 }
 
 #[test]
+fn a_forked_child_that_changed_is_not_taken_for_its_relatives() {
+    for (release, python) in interpreters() {
+        let mut running = Running::start(&python, &["altered.py"], &fixtures().join("python"));
+        let said = running.line();
+        let children = said.as_object().expect("children by what they changed");
+        let mut cache = Cache::new();
+        let parent = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
+        // Twice, since a child that was found alike is compared with less.
+        for round in 0..2 {
+            for (change, pid) in children {
+                let pid = identity(pid.as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid"));
+                let warm = complete(memory::read(pid, &ReadOptions::default(), &mut cache));
+                let cold = complete(memory::read(pid, &ReadOptions::default(), &mut Cache::new()));
+                let found = |reading: &Reading| (reading.enums.clone(), reading.modules.clone());
+                assert_eq!(found(&warm), found(&cold), "{release} {change} {round}");
+                assert_eq!(warm.enums == parent.enums, change == "nothing", "{release} {change} {round}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_process_that_is_gone_is_gone() {
     let (_, python) = interpreters().remove(0);
     let (running, _) = zoo(&python, &["zoo.py"]);

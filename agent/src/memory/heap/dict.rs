@@ -3,7 +3,7 @@
 use super::Heap;
 use crate::memory::Error;
 use crate::memory::layout::KeysForm;
-use crate::memory::source::plausible;
+use crate::memory::source::{Noting, plausible};
 use std::sync::Arc;
 
 /// Most entries of one dict, deleted ones included.
@@ -182,8 +182,9 @@ impl Heap<'_> {
     }
 
     pub(super) fn guard_keys(&mut self, keys: u64) {
-        let (offset, len) = self.layout.keys_head();
-        self.space.guard(keys + offset, len);
+        for (offset, len) in self.layout.keys_head() {
+            self.space.guard(keys + offset, *len);
+        }
     }
 
     /// Finds the entry of a name: by the address of the interned text, else by content.
@@ -199,6 +200,54 @@ impl Heap<'_> {
             self.names.push((name, entry.key));
         }
         Ok(found)
+    }
+
+    /// Finds the entries of names in a dict of which everything else is somebody else's and changes: for the answer
+    /// only what is found counts, or all of it where a name is not there.
+    pub(crate) fn find_only<const N: usize>(
+        &mut self,
+        dict: u64,
+        names: [&'static str; N],
+    ) -> Result<[Option<Entry>; N], Error> {
+        self.fetch_dicts(&[dict], MAX_DICT)?;
+        self.space.note(Noting::Nothing);
+        let leafed = self.leaf(dict);
+        self.space.note(Noting::Changing);
+        let leafed = leafed?;
+        let mut found = [None; N];
+        let mut is_whole = true;
+        for (name, place) in names.into_iter().zip(&mut found) {
+            *place = self.find(&leafed, name)?;
+            is_whole &= place.is_some();
+        }
+        if !is_whole {
+            self.entries(dict, MAX_DICT)?;
+            return Ok(found);
+        }
+        let fields = dict + self.layout.header;
+        self.space.word(fields + 24)?;
+        let keys = self.space.pointer(fields + 16)?;
+        self.table(keys)?;
+        for entry in found.iter().flatten() {
+            // A key stands in a dict once.
+            if self.space.array::<8>(entry.slot)? != entry.key.to_le_bytes()
+                || self.space.array::<8>(entry.slot + 8)? != entry.value.to_le_bytes()
+            {
+                return Err(Error::Changed);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads the entries of a dict with a table of its own, without keeping them.
+    fn leaf(&mut self, dict: u64) -> Result<Vec<Entry>, Error> {
+        let fields = dict + self.layout.header;
+        if self.space.pointer_or_null(fields + 24)? != 0 {
+            return Err(Error::Implausible("dict of a module"));
+        }
+        let keys = self.space.pointer(fields + 16)?;
+        let table = self.table(keys)?;
+        self.table_entries(table, None, MAX_DICT)
     }
 
     /// Finds the entry of a text by content.
