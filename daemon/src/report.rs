@@ -9,6 +9,7 @@ use crate::database::DatabaseError;
 use crate::http::SocketError;
 use crate::store::StoreError;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -97,23 +98,33 @@ pub(crate) fn answer(text: &str) {
 /// Prints one JSON object on stdout, on a line of its own.
 pub(crate) fn answer_json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => answer(&(inert(&text) + "\n")),
+        Ok(text) => {
+            // JSON has no colours that would have to be taken out for a file, and it may be megabytes.
+            let mut stdout = io::stdout().lock();
+            finish(stdout.write_all(inert(&text).as_bytes()).and_then(|()| stdout.write_all(b"\n")));
+        }
         Err(error) => note(&format!("error: cannot write the answer as JSON: {error}")),
     }
 }
 
 /// Escapes in JSON text what its encoder leaves as it is and a terminal could take for a command: DEL and the C1
 /// controls. Outside of strings JSON has none of them.
-fn inert(json: &str) -> String {
-    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
-        if matches!(c, '\u{7f}'..='\u{9f}') {
+fn inert(json: &str) -> Cow<'_, str> {
+    let is_command = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    // In UTF-8 each of them is this byte or begins with that one.
+    if !json.bytes().any(|byte| matches!(byte, 0x7f | 0xc2)) {
+        return Cow::Borrowed(json);
+    }
+    let escaped = json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if is_command(c) {
             // Writing to a String cannot fail.
             write!(text, "\\u{:04x}", u32::from(c)).unwrap_or_default();
         } else {
             text.push(c);
         }
         text
-    })
+    });
+    Cow::Owned(escaped)
 }
 
 /// Prints a line for people on stderr.

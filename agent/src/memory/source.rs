@@ -1,7 +1,7 @@
-//! The one seam to foreign memory, and the page cache above it.
+//! The one seam to foreign memory, and the cache above it.
 //!
 //! [`Source`] copies ranges of bytes; who implements it decides where they come from (a live process, a
-//! recording). [`Space`] asks for whole pages, many at a time, and hands out words. Nothing above it
+//! recording). [`Space`] asks for many pieces at a time, and hands out words. Nothing above it
 //! does IO.
 
 use super::Error;
@@ -10,9 +10,14 @@ use crate::reading::Cost;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Granularity of the cache in bytes. Kernels with larger pages read such pieces as well.
+/// Smallest page of a kernel, in bytes: what lies in one is mapped or not as a whole.
 pub(crate) const PAGE: u64 = 4096;
-const PAGE_BYTES: usize = 4096;
+/// Granularity of the cache in bytes: what is asked for lies scattered, and copying whole pages costs more than the
+/// walk itself.
+const CELL: u64 = 512;
+const CELL_BYTES: usize = 512;
+/// Most cells between two that are rather copied in vain than asked for apart.
+const GAP: u64 = 3;
 /// Most ranges in one call: `UIO_MAXIOV`, `process_vm_readv(2)`.
 pub(crate) const MAX_SPANS: usize = 1024;
 /// Most bytes copied for one walk.
@@ -114,7 +119,7 @@ impl Hasher for Spread {
 /// A map by address; never iterated where order could leak.
 pub(crate) type ByAddress<K, V> = HashMap<K, V, BuildHasherDefault<Spread>>;
 
-/// Where a page lies in the buffer.
+/// Where a cell lies in the buffer.
 #[derive(Clone, Copy, Debug)]
 enum Slot {
     Wanted,
@@ -125,8 +130,8 @@ enum Slot {
 /// How finely is noted what a walk has looked at, in bytes: half a word, since what matters may share one with what
 /// does not.
 const GRAIN: usize = 4;
-/// Grains of a page that the walk has looked at, one bit each; first those that may change, then the lasting ones.
-type Looked = [[u64; PAGE_BYTES / GRAIN / 64]; 2];
+/// Grains of a cell that the walk has looked at, one bit each; first those that may change, then the lasting ones.
+type Looked = [[u64; CELL_BYTES / GRAIN / 64]; 2];
 
 /// What a look at memory is to be noted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,11 +144,11 @@ pub(crate) enum Noting {
     Nothing,
 }
 
-/// Memory for pages, kept between reads so that it is not faulted in each time.
+/// Memory for cells, kept between reads so that it is not faulted in each time.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     arena: Vec<u8>,
-    pages: ByAddress<u64, Slot>,
+    cells: ByAddress<u64, Slot>,
     /// By place in the arena.
     looked: Vec<Looked>,
 }
@@ -159,7 +164,7 @@ impl Buffers {
     }
 }
 
-/// Foreign memory as one walk has seen it: each page is copied once.
+/// Foreign memory as one walk has seen it: each cell is copied once.
 pub(crate) struct Space<'s> {
     source: &'s dyn Source,
     buffers: Buffers,
@@ -167,7 +172,7 @@ pub(crate) struct Space<'s> {
     wanted: Vec<u64>,
     guards: Vec<Span>,
     cost: Cost,
-    /// The page that was looked at last, and where it lies: most looks stay in one page.
+    /// The cell that was looked at last, and where it lies: most looks stay in one.
     last: (u64, usize),
     /// Something that is not mapped was looked at.
     has_missed: bool,
@@ -176,7 +181,7 @@ pub(crate) struct Space<'s> {
 
 impl<'s> Space<'s> {
     pub(crate) fn new(source: &'s dyn Source, mut buffers: Buffers) -> Self {
-        buffers.pages.clear();
+        buffers.cells.clear();
         buffers.looked.clear();
         Self {
             source,
@@ -198,18 +203,18 @@ impl<'s> Space<'s> {
 
     /// Returns what was looked at, joined to ranges, in ascending order: what may change, and what lasts.
     pub(crate) fn looked_at(&self) -> [Vec<Span>; 2] {
-        let mut pages: Vec<(u64, usize)> = Vec::with_capacity(self.buffers.pages.len());
-        for (page, slot) in &self.buffers.pages {
+        let mut cells: Vec<(u64, usize)> = Vec::with_capacity(self.buffers.cells.len());
+        for (cell, slot) in &self.buffers.cells {
             if let Slot::At(start) = slot {
-                pages.push((*page, *start));
+                cells.push((*cell, *start));
             }
         }
-        pages.sort_unstable();
+        cells.sort_unstable();
         let mut both = [Vec::new(), Vec::new()];
-        for (page, start) in pages {
-            let Some(looked) = self.buffers.looked.get(start / PAGE_BYTES) else { continue };
+        for (cell, start) in cells {
+            let Some(looked) = self.buffers.looked.get(start / CELL_BYTES) else { continue };
             for (spans, looked) in both.iter_mut().zip(looked) {
-                join_grains(spans, page * PAGE, looked);
+                join_grains(spans, cell * CELL, looked);
             }
         }
         both
@@ -230,9 +235,9 @@ impl<'s> Space<'s> {
         if at < ADDRESS_START || end >= ADDRESS_END || len > MAX_SPAN {
             return;
         }
-        for page in at / PAGE..=end / PAGE {
-            self.buffers.pages.entry(page).or_insert_with(|| {
-                self.wanted.push(page);
+        for cell in at / CELL..=end / CELL {
+            self.buffers.cells.entry(cell).or_insert_with(|| {
+                self.wanted.push(cell);
                 Slot::Wanted
             });
         }
@@ -243,37 +248,60 @@ impl<'s> Space<'s> {
         self.want(at, len.min(PAGE - at % PAGE));
     }
 
-    /// Copies all wanted pages.
+    /// Copies all wanted cells.
     pub(crate) fn fetch(&mut self) -> Result<(), Error> {
-        let mut pages = std::mem::take(&mut self.wanted);
-        pages.sort_unstable();
-        let mut rest = pages.as_slice();
-        while !rest.is_empty() {
-            let (spans, count) = runs(rest);
-            let bytes = self.room(count)?;
+        let mut cells = std::mem::take(&mut self.wanted);
+        cells.sort_unstable();
+        let mut runs = runs(&cells);
+        let mut done = 0;
+        while let Some(rest @ [_, ..]) = runs.get_mut(done..) {
+            let count = rest.len().min(MAX_SPANS);
+            let (asked, _) = rest.split_at_mut(count);
+            let bytes = asked.iter().map(|run| run.len).sum();
+            self.room(bytes)?;
             let buffer = self.buffers.arena.get_mut(self.used..self.used + bytes).ok_or(Error::Limit("buffer"))?;
-            let copied = self.source.read(&spans, buffer)?;
+            let copied = self.source.read(asked, buffer)?;
             self.charge(copied)?;
-            let whole = copied.bytes.min(bytes) / PAGE_BYTES;
-            let (done, after) = rest.split_at(whole.min(rest.len()));
-            for page in done {
-                self.buffers.pages.insert(*page, Slot::At(self.used));
-                self.buffers.looked.push(Looked::default());
-                self.used += PAGE_BYTES;
-            }
-            rest = after;
-            if whole < count
-                && let Some((missing, after)) = rest.split_first()
-            {
-                self.buffers.pages.insert(*missing, Slot::Missing);
-                rest = after;
+            let mut left = copied.bytes.min(bytes) / CELL_BYTES;
+            for run in asked {
+                let first = run.start / CELL;
+                let got = left.min(run.len / CELL_BYTES);
+                left -= got;
+                (first..).take(got).for_each(|cell| self.keep(cell));
+                if got * CELL_BYTES < run.len {
+                    let after = self.miss(first + got as u64);
+                    let end = run.start + run.len as u64;
+                    *run = Span { start: after, len: usize::try_from(end.saturating_sub(after)).unwrap_or(0) };
+                    done += usize::from(run.len == 0);
+                    break;
+                }
+                done += 1;
             }
         }
         Ok(())
     }
 
-    fn room(&mut self, pages: usize) -> Result<usize, Error> {
-        let bytes = pages.saturating_mul(PAGE_BYTES);
+    /// Takes the next cell of the arena in, unless it was there before: what was seen once stays as it was seen.
+    fn keep(&mut self, cell: u64) {
+        if !matches!(self.buffers.cells.get(&cell), Some(Slot::At(_) | Slot::Missing)) {
+            self.buffers.cells.insert(cell, Slot::At(self.used));
+        }
+        self.buffers.looked.push(Looked::default());
+        self.used += CELL_BYTES;
+    }
+
+    /// Takes note of a page that cannot be read, from one of its cells on; returns where the next page begins.
+    fn miss(&mut self, cell: u64) -> u64 {
+        let after = (cell * CELL / PAGE + 1) * PAGE;
+        for cell in cell..after / CELL {
+            if let Some(slot @ Slot::Wanted) = self.buffers.cells.get_mut(&cell) {
+                *slot = Slot::Missing;
+            }
+        }
+        after
+    }
+
+    fn room(&mut self, bytes: usize) -> Result<(), Error> {
         let end = self.used.saturating_add(bytes);
         if u64::try_from(end).is_ok_and(|end| end > MAX_BYTES) {
             return Err(Error::Limit("bytes of one read (64 MiB)"));
@@ -281,7 +309,7 @@ impl<'s> Space<'s> {
         if self.buffers.arena.len() < end {
             self.buffers.arena.resize(end, 0);
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Reads guarded bytes again and tells whether they are what the walk saw.
@@ -312,15 +340,15 @@ impl<'s> Space<'s> {
         let mut at = at;
         let mut into = into;
         while !into.is_empty() {
-            let page = self.page(at, end)?;
-            let offset = usize::try_from(at % PAGE).unwrap_or(0);
-            let count = (PAGE_BYTES - offset).min(into.len());
-            self.mark(page, offset, count);
-            let have = self.buffers.arena.get(page + offset..page + offset + count).ok_or(Error::Unmapped(at))?;
+            let cell = self.cell(at, end)?;
+            let offset = usize::try_from(at % CELL).unwrap_or(0);
+            let count = (CELL_BYTES - offset).min(into.len());
+            self.mark(cell, offset, count);
+            let have = self.buffers.arena.get(cell + offset..cell + offset + count).ok_or(Error::Unmapped(at))?;
             let (now, later) = into.split_at_mut(count);
             now.copy_from_slice(have);
             into = later;
-            at += u64::try_from(count).unwrap_or(PAGE);
+            at += u64::try_from(count).unwrap_or(CELL);
         }
         Ok(())
     }
@@ -330,9 +358,9 @@ impl<'s> Space<'s> {
         self.noting = noting;
     }
 
-    /// Notes that bytes of a page are looked at; `count` is at least 1.
-    fn mark(&mut self, page: usize, offset: usize, count: usize) {
-        let Some([changing, lasting]) = self.buffers.looked.get_mut(page / PAGE_BYTES) else { return };
+    /// Notes that bytes of a cell are looked at; `count` is at least 1.
+    fn mark(&mut self, cell: usize, offset: usize, count: usize) {
+        let Some([changing, lasting]) = self.buffers.looked.get_mut(cell / CELL_BYTES) else { return };
         let looked = match self.noting {
             Noting::Changing => changing,
             Noting::Lasting => lasting,
@@ -348,17 +376,19 @@ impl<'s> Space<'s> {
         }
     }
 
-    /// Returns where the page of an address lies in the arena.
-    fn page(&mut self, at: u64, end: u64) -> Result<usize, Error> {
-        let number = at / PAGE;
+    /// Returns where the cell of an address lies in the arena.
+    fn cell(&mut self, at: u64, end: u64) -> Result<usize, Error> {
+        let number = at / CELL;
         if self.last.0 == number {
             return Ok(self.last.1);
         }
-        let mut slot = self.buffers.pages.get(&number).copied();
+        let mut slot = self.buffers.cells.get(&number).copied();
         if !matches!(slot, Some(Slot::At(_) | Slot::Missing)) {
+            // What was not foreseen will hardly stay alone.
             self.want(at, end - at);
+            self.want(at / PAGE * PAGE, PAGE);
             self.fetch()?;
-            slot = self.buffers.pages.get(&number).copied();
+            slot = self.buffers.cells.get(&number).copied();
         }
         if let Some(Slot::At(start)) = slot {
             self.last = (number, start);
@@ -444,14 +474,14 @@ impl<'s> Space<'s> {
     }
 }
 
-/// Adds the ranges of one page's grains.
-fn join_grains(spans: &mut Vec<Span>, page: u64, looked: &[u64]) {
+/// Adds the ranges of one cell's grains.
+fn join_grains(spans: &mut Vec<Span>, cell: u64, looked: &[u64]) {
     for (index, word) in looked.iter().enumerate() {
         let mut rest = *word;
         while rest != 0 {
             let first = rest.trailing_zeros();
             let count = (rest >> first).trailing_ones();
-            let at = page + (index as u64 * 64 + u64::from(first)) * GRAIN as u64;
+            let at = cell + (index as u64 * 64 + u64::from(first)) * GRAIN as u64;
             let len = count as usize * GRAIN;
             match spans.last_mut() {
                 Some(last) if last.start + last.len as u64 == at => last.len += len,
@@ -463,20 +493,18 @@ fn join_grains(spans: &mut Vec<Span>, page: u64, looked: &[u64]) {
     }
 }
 
-/// Joins neighbouring pages to ranges, at most [`MAX_SPANS`], and counts the pages in them.
-fn runs(pages: &[u64]) -> (Vec<Span>, usize) {
+/// Joins sorted cells that lie close together to ranges.
+fn runs(cells: &[u64]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
-    let mut count = 0;
-    let mut next = None;
-    for page in pages {
-        let full = spans.len() == MAX_SPANS;
+    let mut next = 0;
+    for cell in cells {
         match spans.last_mut() {
-            Some(last) if next == Some(*page) => last.len += PAGE_BYTES,
-            _ if full => break,
-            _ => spans.push(Span { start: page * PAGE, len: PAGE_BYTES }),
+            Some(last) if *cell <= next + GAP => {
+                last.len += usize::try_from(cell - next + 1).unwrap_or(1) * CELL_BYTES;
+            }
+            _ => spans.push(Span { start: cell * CELL, len: CELL_BYTES }),
         }
-        next = Some(page + 1);
-        count += 1;
+        next = cell + 1;
     }
-    (spans, count)
+    spans
 }
