@@ -114,6 +114,14 @@ impl Child {
         self.restarts
     }
 
+    /// Starts the helper before it is first asked, so that it gets ready meanwhile; what goes wrong shows when it is
+    /// asked.
+    pub fn prepare(&mut self) {
+        if self.running.is_none() {
+            self.running = self.start().ok();
+        }
+    }
+
     /// Asks and waits for the answer, at most for `deadline`.
     ///
     /// # Errors

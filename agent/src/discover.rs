@@ -88,11 +88,29 @@ impl Discovery {
         Ok(self.assemble())
     }
 
+    /// Brings the list of processes up to date. Most looks only see who came and who went: a number that has a new
+    /// owner within a few looks is noticed at the next whole one, a worker's own at once.
+    fn refresh(&mut self) {
+        let kind = ProcessRefreshKind::nothing().without_tasks();
+        let now = procfs::pids().unwrap_or_default();
+        if now.is_empty() || self.looks.is_multiple_of(RECHECK_LOOKS) {
+            self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
+            return;
+        }
+        let known = self.system.processes();
+        let came = now.iter().map(|pid| sysinfo::Pid::from_u32(pid.0)).filter(|pid| !known.contains_key(pid));
+        let may_change = known
+            .iter()
+            .filter(|(pid, process)| process.run_time() < YOUNG_S || !now.contains(&Pid(pid.as_u32())))
+            .map(|(pid, _)| *pid);
+        let some: Vec<sysinfo::Pid> = came.chain(may_change).collect();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&some), true, kind);
+    }
+
     /// Lists all processes, drops what has ended, and returns those whose details are needed.
     fn list(&mut self) -> Vec<Pid> {
+        self.refresh();
         self.looks = self.looks.wrapping_add(1);
-        let kind = ProcessRefreshKind::nothing().without_tasks();
-        self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
         let mut asked = Vec::new();
         let mut alive = BTreeMap::new();
         for (pid, process) in self.system.processes() {

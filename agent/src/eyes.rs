@@ -78,6 +78,12 @@ impl Eyes {
         }
     }
 
+    /// Starts both helpers, so that they get ready while processes are listed: for a look that is the only one.
+    pub fn prepare(&mut self) {
+        self.reader.prepare();
+        self.parser.prepare();
+    }
+
     /// Lists processes and the units they form.
     ///
     /// # Errors

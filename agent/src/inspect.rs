@@ -59,6 +59,7 @@ pub struct InspectedWorker {
 /// # Errors
 /// [`child::Error`] where the reader had no answer at all.
 pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspection, child::Error> {
+    eyes.prepare();
     let listed = eyes.units().await?;
     let wanted: BTreeSet<Pid> = options.pids.iter().copied().collect();
     let is_wanted = |process: &Process| wanted.is_empty() || wanted.contains(&process.identity.pid);

@@ -84,6 +84,11 @@ impl Parser {
         &self.child
     }
 
+    /// Starts the helper before it is first asked.
+    pub fn prepare(&mut self) {
+        self.child.prepare();
+    }
+
     /// Returns what each of `items` says, in the order given.
     ///
     /// A file that kills the parser is undecidable; the others of its batch are asked for again, one by one.

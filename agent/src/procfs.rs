@@ -9,6 +9,7 @@ pub(crate) use parse::{Stat, Status};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
@@ -121,6 +122,15 @@ pub struct Facts {
     pub supervisord_config: Option<String>,
     /// Why details are missing.
     pub denied: Option<String>,
+}
+
+/// Lists the numbers of all processes.
+///
+/// # Errors
+/// What the kernel says of `/proc`.
+pub(crate) fn pids() -> std::io::Result<BTreeSet<Pid>> {
+    let entries = std::fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid)).collect())
 }
 
 /// Reads `/proc/PID/stat`, which anybody may.

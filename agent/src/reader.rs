@@ -98,6 +98,11 @@ impl Reader {
         &self.child
     }
 
+    /// Starts the helper before it is first asked.
+    pub fn prepare(&mut self) {
+        self.child.prepare();
+    }
+
     /// Returns the facts of those of `pids` that are processes; the others have ended.
     ///
     /// # Errors

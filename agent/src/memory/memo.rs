@@ -9,7 +9,7 @@
 //! enough: what was different when the pass began would still be different when it came by.
 
 use super::Error;
-use super::source::{MAX_SPANS, Source, Space, Span};
+use super::source::{Source, Space, Span};
 use super::walk::Answer;
 use crate::reading::Cost;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// Bytes between two ranges that are rather copied in vain than asked for apart: finding a page costs the kernel
 /// more than copying half of it.
 const GAP: u64 = 3072;
+/// How many ranges are compared at once: what is copied for it should stay in the processor's cache.
+const AT_ONCE: usize = 128;
 /// Most bytes of one memo: the walk of an app of a thousand modules looks at a tenth of it.
 const MAX_BYTES: usize = 8 << 20;
 
@@ -74,7 +76,7 @@ impl Sample {
         let mut bytes = self.bytes.as_slice();
         let mut before = 0_usize;
         let mut pending = parts.next();
-        for spans in self.spans.chunks(MAX_SPANS) {
+        for spans in self.spans.chunks(AT_ONCE) {
             let total: usize = spans.iter().map(|span| span.len).sum();
             buffer.resize(total, 0);
             let copied = source.read(spans, &mut buffer)?;
