@@ -62,6 +62,8 @@ pub struct Discovery {
     programs: BTreeMap<ProcessIdentity, String>,
     users: BTreeMap<u32, String>,
     looks: u64,
+    /// The last answer, as long as it is the same.
+    last: Option<Scan>,
 }
 
 impl Discovery {
@@ -75,6 +77,7 @@ impl Discovery {
     /// Forgotten when that process has ended.
     pub fn name_program(&mut self, started: ProcessIdentity, name: impl Into<String>) {
         self.programs.insert(started, name.into());
+        self.last = None;
     }
 
     /// Looks at all processes.
@@ -82,10 +85,27 @@ impl Discovery {
     /// # Errors
     /// [`child::Error`] where the reader had no answer; what was known stays known.
     pub async fn scan(&mut self, reader: &mut Reader) -> Result<Scan, child::Error> {
+        let before: Vec<(ProcessIdentity, Pid)> = self.relations().collect();
+        // What stands between a worker and its supervisor is looked at again with everything else.
+        let is_whole = self.looks.is_multiple_of(RECHECK_LOOKS);
         let asked = self.list();
+        let strangers = self.strangers.len();
+        let is_same = !is_whole && asked.is_empty() && before.into_iter().eq(self.relations());
+        if let Some(last) = self.last.as_mut().filter(|_| is_same) {
+            last.processes = self.python.len() + strangers;
+            return Ok(last.clone());
+        }
+        self.last = None;
         let facts = reader.facts(&asked).await?;
         self.learn(&asked, facts);
-        Ok(self.assemble())
+        let scan = self.assemble();
+        self.last = Some(scan.clone());
+        Ok(scan)
+    }
+
+    /// Which Python processes there are, and whose children they are.
+    fn relations(&self) -> impl Iterator<Item = (ProcessIdentity, Pid)> {
+        self.python.values().map(|known| (known.facts.identity, known.facts.parent))
     }
 
     /// Brings the list of processes up to date. Most looks only see who came and who went: a number that has a new

@@ -50,6 +50,20 @@ pub struct Sight {
     pub code: Arc<CodeView>,
 }
 
+impl Sight {
+    /// Tells whether another process was seen to hold the same and to load the same at its next start.
+    pub(crate) fn holds_the_same(&self, other: &Self) -> bool {
+        let Reading { identity: _, outcome, interpreter, modules, enums, mapped, cost: _ } = &self.reading;
+        let other_reading = &other.reading;
+        Arc::ptr_eq(&self.code, &other.code)
+            && *outcome == other_reading.outcome
+            && *interpreter == other_reading.interpreter
+            && *modules == other_reading.modules
+            && *enums == other_reading.enums
+            && *mapped == other_reading.mapped
+    }
+}
+
 /// The eyes of one host.
 #[derive(Debug)]
 pub struct Eyes {

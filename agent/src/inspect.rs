@@ -72,20 +72,45 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
     let look = LookOptions { all: options.all, roots: options.roots.clone(), next_root: None };
     eyes.look_at(&units, &look, &is_wanted).await;
     let mut inspection = Inspection::default();
+    let mut judge = Judge::default();
     let mut found = BTreeSet::new();
     for unit in units {
         let unit = Arc::new(unit);
         for process in unit.processes.iter().filter(|process| is_wanted(process)) {
             found.insert(process.identity.pid);
             let Some(sight) = eyes.seen(&process.identity).cloned() else { continue };
-            add(&mut inspection, &unit, process, &sight, options);
+            add(&mut inspection, &mut judge, &unit, process, &sight, options);
         }
     }
     inspection.missing = wanted.difference(&found).copied().collect();
     Ok(inspection)
 }
 
-fn add(inspection: &mut Inspection, unit: &Arc<Unit>, process: &Process, sight: &Sight, options: &InspectOptions) {
+/// Judges each thing once: forked children mostly hold what their siblings hold.
+#[derive(Default)]
+struct Judge(Option<(Arc<Sight>, WorkerJudged)>);
+
+impl Judge {
+    fn judge(&mut self, sight: &Arc<Sight>) -> WorkerJudged {
+        if let Some((last, judged)) = &self.0
+            && last.holds_the_same(sight)
+        {
+            return judged.clone();
+        }
+        let judged = against_source(&sight.reading, &sight.code);
+        self.0 = Some((Arc::clone(sight), judged.clone()));
+        judged
+    }
+}
+
+fn add(
+    inspection: &mut Inspection,
+    judge: &mut Judge,
+    unit: &Arc<Unit>,
+    process: &Process,
+    sight: &Arc<Sight>,
+    options: &InspectOptions,
+) {
     let is_asked_for = !options.pids.is_empty();
     match &sight.reading.outcome {
         Outcome::Complete if !options.roots.is_empty() && !lies_below(&sight.code, &options.roots) => return,
@@ -112,7 +137,7 @@ fn add(inspection: &mut Inspection, unit: &Arc<Unit>, process: &Process, sight: 
     }
     let judged = match (&sight.reading.outcome, &sight.code.problem) {
         (Outcome::Complete, Some(why)) => WorkerJudged::unknown(why.clone()),
-        _ => against_source(&sight.reading, &sight.code),
+        _ => judge.judge(sight),
     };
     if judged.enums.is_empty() && judged.verdict.is_none() && !is_asked_for {
         inspection.without_enums += 1;

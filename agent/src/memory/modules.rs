@@ -8,6 +8,8 @@ use super::heap::{Entry, Heap, TYPE_AND_LENGTH};
 use super::source::{ByAddress, Noting};
 use super::value::small;
 use crate::reading::{LoadedModule, ReadOptions};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most modules of one interpreter.
@@ -176,6 +178,10 @@ pub(crate) struct Modules {
     pub(crate) list: Vec<Module>,
     by_key: ByAddress<u64, usize>,
     by_name: ByAddress<Arc<str>, usize>,
+    /// Modules whose names the answer rests on.
+    used: RefCell<BTreeSet<usize>>,
+    /// The answer rests on a name's not being there: on all names.
+    has_missed: Cell<bool>,
     /// `types.ModuleType`.
     pub(crate) module_type: u64,
 }
@@ -265,8 +271,8 @@ impl Modules {
         heap.fetch_texts(entries.iter().map(|entry| entry.key))?;
         let mut modules = Self::default();
         for entry in entries.iter().copied() {
-            // As long as the table holds it.
-            heap.space.note(Noting::Lasting);
+            // Which names matter is known in the end.
+            heap.space.note(Noting::Nothing);
             let name = heap.key_text(entry.key);
             heap.space.note(Noting::Changing);
             let Some(name) = name? else { continue };
@@ -290,17 +296,39 @@ impl Modules {
         Ok(modules)
     }
 
+    /// Finds a module by its name.
+    fn place_of(&self, name: &str) -> Option<usize> {
+        let found = self.by_name.get(name).copied();
+        self.used.borrow_mut().extend(found);
+        if found.is_none() {
+            self.has_missed.set(true);
+        }
+        found
+    }
+
     pub(crate) fn named(&self, name: &str) -> Option<&Module> {
-        self.by_name.get(name).and_then(|index| self.list.get(*index))
+        self.place_of(name).and_then(|index| self.list.get(index))
     }
 
     /// Finds the module whose key is this very text object, else one of the same content.
     pub(crate) fn of_text(&self, heap: &mut Heap<'_>, text: u64) -> Result<Option<usize>, Error> {
         if let Some(index) = self.by_key.get(&text) {
+            self.used.borrow_mut().insert(*index);
             return Ok(Some(*index));
         }
         let Some(name) = heap.key_text(text)? else { return Ok(None) };
-        Ok(self.by_name.get(&name).copied())
+        Ok(self.place_of(&name))
+    }
+
+    /// Notes the names that the answer rests on: they last as long as the table holds them.
+    pub(crate) fn note_names(&self, heap: &mut Heap<'_>, rules: &Rules<'_>) -> Result<(), Error> {
+        let is_every = self.has_missed.get() || rules.options.list_modules || rules.options.all;
+        let used = self.used.borrow();
+        heap.space.note(Noting::Lasting);
+        let mut noted = (0..).zip(&self.list).filter(|(index, _)| is_every || used.contains(index));
+        let noted = noted.try_for_each(|(_, module)| heap.look_at_text(module.entry.key));
+        heap.space.note(Noting::Changing);
+        noted
     }
 
     pub(crate) fn dict_of(&self, heap: &mut Heap<'_>, name: &str) -> Result<Option<u64>, Error> {
@@ -340,7 +368,7 @@ impl Modules {
     /// Returns the top-level module above a name, or of that name, unless the standard library's list has it.
     pub(crate) fn above(&self, name: &str) -> Option<usize> {
         let top = top_of(name);
-        if STANDARD.binary_search(&top).is_ok() { None } else { self.by_name.get(top).copied() }
+        if STANDARD.binary_search(&top).is_ok() { None } else { self.place_of(top) }
     }
 
     /// Tells whether parts of the package above a module have origins of their own.

@@ -183,6 +183,7 @@ impl<'a> Attempt<'a> {
         let holding: Vec<usize> = holding.into_iter().collect();
         let listed = listed(&modules, &rules, &holding);
         answer.modules.extend(modules.describe(heap, &listed)?);
+        modules.note_names(heap, &rules)?;
         for (index, guards) in found.unbound {
             if let Some(class) = found.enums.get(index) {
                 self.unbound.push((class.address, guards));

@@ -32,6 +32,12 @@ impl Heap<'_> {
         Ok(found)
     }
 
+    /// Looks once more at all of a text that was read before.
+    pub(crate) fn look_at_text(&mut self, address: u64) -> Result<(), Error> {
+        self.type_address(address)?;
+        self.characters(address).map(|_| ())
+    }
+
     /// Reads text that must be there.
     pub(crate) fn text(&mut self, address: u64) -> Result<Arc<str>, Error> {
         self.key_text(address)?.ok_or(Error::Implausible("text"))
