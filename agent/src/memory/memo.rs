@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Bytes between two ranges that are rather copied in vain than asked for apart: finding a page costs the kernel
 /// more than copying half of it.
-const GAP: u64 = 3072;
+const GAP: u64 = 2048;
 /// How many ranges are compared at once: what is copied for it should stay in the processor's cache.
 const AT_ONCE: usize = 128;
 /// Most bytes of one memo: the walk of an app of a thousand modules looks at a tenth of it.
