@@ -1,6 +1,7 @@
 //! What a user sees: exit codes, messages and remedies, bad input above all.
 
 use crate::harness::app::{App, Place};
+use crate::harness::process::Running;
 use crate::harness::python::newest;
 use crate::harness::unstale::{Up, answer, array, inspect, program, text, unstale};
 use crate::harness::workers::start_alone;
@@ -9,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-fn plain(place: &Place, app: &App, more: &[&str]) -> crate::harness::process::Running {
+fn plain(place: &Place, app: &App, more: &[&str]) -> Running {
     let mut command = vec![newest().path.display().to_string(), "-m".to_owned(), "shop.plain".to_owned()];
     command.extend(more.iter().map(|&argument| argument.to_owned()));
     let running = start_alone(place, app, "plain", &command);
@@ -36,11 +37,25 @@ fn a_pid_that_does_not_exist_is_named() {
 #[test]
 fn a_pid_that_is_no_python_is_named_and_never_fresh() {
     let place = Place::new();
-    let sleeper = crate::harness::process::Running::start(Command::new("sleep").arg("60"), &place.join("log"));
+    let sleeper = Running::start(Command::new("sleep").arg("60"), &place.join("log"));
     let pid = sleeper.pid().to_string();
     let said = unstale(["inspect", "--pid", &pid]);
     assert!([2, 3].contains(&said.code), "{said:?}");
     assert!(format!("{}{}", said.stdout, said.stderr).contains(&pid), "{said:?}");
+}
+
+#[test]
+fn what_calls_itself_python_and_cannot_be_read_is_unknown_and_named() {
+    let place = Place::new();
+    let check = |name: &str, because: &str| {
+        let program = place.join(name);
+        fs::copy("/bin/sleep", &program).expect("a program");
+        let running = Running::start(Command::new(&program).arg("60"), &place.join("log"));
+        let said = unstale(["inspect", "--pid", &running.pid().to_string()]).expect(3);
+        assert!(said.stdout.contains(because), "{said:?}");
+    };
+    check("pypy3.10", "not supported: PyPy");
+    check("python3.14", "no known CPython runtime in \"python3.14\"");
 }
 
 #[test]

@@ -152,6 +152,33 @@ fn a_process_without_enums_is_never_complete() {
     assert!(matches!(reading.outcome, Outcome::Unsupported(_)), "{:?}", reading.outcome);
 }
 
+/// A recording whose interpreter gives itself out for another: `_Py_DebugOffsets` begins with its cookie, the version
+/// and whether it is free-threaded (`Include/internal/pycore_debug_offsets.h`, 3.13).
+fn given_out_for(hexversion: u32, free_threaded: u64) -> Image {
+    const COOKIE: &[u8] = b"xdebugpy";
+    let (_, image) = recordings().pop().expect("3.13");
+    let mut bytes = image.encode();
+    let at = bytes.windows(COOKIE.len()).position(|window| window == COOKIE).expect("a cookie") + COOKIE.len();
+    bytes[at..at + 8].copy_from_slice(&u64::from(hexversion).to_le_bytes());
+    bytes[at + 8..at + 16].copy_from_slice(&free_threaded.to_le_bytes());
+    Image::decode(&bytes).expect("a recording")
+}
+
+#[test]
+fn a_version_or_a_build_whose_layout_is_not_known_is_refused_by_name() {
+    let check = |hexversion: u32, free_threaded: u64, because: &str| {
+        let reading = read(&given_out_for(hexversion, free_threaded));
+        let Outcome::Unsupported(why) = reading.outcome else { panic!("{because}: {:?}", reading.outcome) };
+        assert!(why.starts_with(because), "{why}");
+        assert!(reading.enums.is_empty());
+    };
+    check(0x030e_00f0, 0, "CPython 3.14: its memory layout is not known (known: 3.8 to 3.13)");
+    check(0x0310_00a1, 0, "CPython 3.16: its memory layout is not known");
+    check(0x030e_00f0, 1, "CPython 3.14, free-threaded: its memory layout is not known");
+    check(0x030d_00f0, 1, "CPython 3.13 with an unknown memory layout");
+    assert_eq!(read(&given_out_for(0x030d_00f0, 0)).outcome, Outcome::Complete);
+}
+
 /// Puts another path of the same length in the place of the one that the interpreter lies in.
 fn without(mut bytes: Vec<u8>, prefix: &Path) -> Vec<u8> {
     let old = prefix.as_os_str().as_bytes().to_vec();
