@@ -36,6 +36,7 @@ use source::Buffers;
 use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::ids::ProcessIdentity;
+pub(crate) use walk::Answer;
 
 /// Most times that a walk is tried again.
 const MAX_RETRIES: u32 = 20;
@@ -106,25 +107,52 @@ impl From<Fault> for Error {
 /// served by a user's file system or `userfaultfd` can block for ever, so the caller must be able to kill
 /// the process that this runs in.
 pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache) -> Reading {
-    let mut reading = blank(identity);
+    look(identity, options, cache).reading()
+}
+
+/// What [`read`] comes to, before it is copied for anybody.
+pub(crate) struct Look {
+    identity: ProcessIdentity,
+    outcome: Outcome,
+    pub(crate) cost: Cost,
+    /// What was found where the outcome is complete: the same one for all processes that were found alike.
+    pub(crate) answer: Option<Arc<Answer>>,
+}
+
+impl Look {
+    /// Copies it.
+    pub(crate) fn reading(self) -> Reading {
+        let mut reading = Reading { outcome: self.outcome, cost: self.cost, ..blank(self.identity) };
+        if let Some(answer) = &self.answer {
+            fill(&mut reading, answer);
+        }
+        reading
+    }
+}
+
+/// Reads one process, as [`read`] does.
+pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache) -> Look {
+    let mut look = Look { identity, outcome: Outcome::Gone, cost: Cost::default(), answer: None };
     let process = match linux::open(identity, options.through_mem) {
         Ok(process) => process,
         Err(error) => {
-            reading.outcome = outcome(error, identity, false);
-            return reading;
+            look.outcome = outcome(error, identity, false);
+            return look;
         }
     };
     cache.tidy(linux::is_same);
     let memos = cache.memos(identity, process.parent, options);
     let known = cache.known(identity, process.parent);
     let mut buffers = cache.take_buffers();
-    let recalled = recall(&process.source, identity, &memos, &mut reading.cost);
+    let recalled = recall(&process.source, identity, &memos, &mut look.cost);
     let answer = match recalled {
         Ok(Some((answer, memo))) => {
             cache.recalled(identity, process.parent, memo.of(identity));
+            // Where nothing changes there will hardly be another walk.
+            buffers = Buffers::default();
             Ok(answer)
         }
-        Ok(None) => tries(&process.source, options, known, &mut buffers, &mut reading.cost).map(|walked| {
+        Ok(None) => tries(&process.source, options, known, &mut buffers, &mut look.cost).map(|walked| {
             let memo = walked.memo.map(|memo| Remembered::new(identity, options, memo));
             cache.put(identity, process.parent, walked.known, memo);
             walked.answer
@@ -134,14 +162,14 @@ pub fn read(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache)
     cache.give_buffers(buffers);
     let same = linux::is_same(identity);
     match answer {
-        _ if !same => reading.outcome = Outcome::Gone,
+        _ if !same => {}
         Ok(answer) => {
-            reading.outcome = Outcome::Complete;
-            fill(&mut reading, &answer);
+            look.outcome = Outcome::Complete;
+            look.answer = Some(answer);
         }
-        Err((error, changed)) => reading.outcome = outcome(error, identity, changed),
+        Err((error, changed)) => look.outcome = outcome(error, identity, changed),
     }
-    reading
+    look
 }
 
 /// Finds the memo that a process is as it says.
@@ -150,7 +178,7 @@ fn recall<'m>(
     identity: ProcessIdentity,
     memos: &'m [Remembered],
     cost: &mut Cost,
-) -> Result<Option<(Arc<walk::Answer>, &'m Remembered)>, Error> {
+) -> Result<Option<(Arc<Answer>, &'m Remembered)>, Error> {
     for remembered in memos {
         if let Some(answer) = remembered.memo.recall(source, remembered.is_of(identity), cost)? {
             return Ok(Some((answer, remembered)));
@@ -206,7 +234,7 @@ fn blank(identity: ProcessIdentity) -> Reading {
     }
 }
 
-fn fill(reading: &mut Reading, answer: &walk::Answer) {
+fn fill(reading: &mut Reading, answer: &Answer) {
     reading.interpreter = Some(answer.interpreter.clone());
     reading.modules.clone_from(&answer.modules);
     reading.enums.clone_from(&answer.enums);

@@ -15,6 +15,7 @@ use crate::procfs::{self, Facts};
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
@@ -30,6 +31,8 @@ const FILES_TIMEOUT: Duration = Duration::from_secs(10);
 const FACTS_MAX: usize = 256;
 /// How many paths one request for facts of files names.
 const STAT_MAX: usize = 2048;
+/// How many whole readings are held to save saying them again.
+const HELD_MAX: usize = 8;
 /// How many identities are remembered as read before.
 const REMEMBERED_MAX: usize = 8192;
 
@@ -39,8 +42,8 @@ const REMEMBERED_MAX: usize = 8192;
 pub(crate) enum Request {
     /// Facts of these processes.
     Facts(Vec<Pid>),
-    /// The memory of one process.
-    Read(ProcessIdentity, ReadOptions),
+    /// The memory of one process, and the processes of which the last whole reading is still held.
+    Read(ProcessIdentity, ReadOptions, Vec<ProcessIdentity>),
     /// Where its modules would come from.
     Find(ProcessIdentity, Query),
     /// Some of its files, with content.
@@ -55,6 +58,12 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     Facts(Vec<Facts>),
     Read(Box<Reading>),
+    /// The process holds what another one was last said to hold.
+    Alike {
+        identity: ProcessIdentity,
+        of: ProcessIdentity,
+        cost: Cost,
+    },
     Find(Result<Lookup, files::Error>),
     /// As many of the asked as fit into one answer, at least one.
     Fetch(Vec<Result<WireFile, files::Error>>),
@@ -85,12 +94,14 @@ pub enum Error {
 pub struct Reader {
     child: Child,
     read_before: BTreeSet<ProcessIdentity>,
+    /// Whole readings, the newest last: forked children mostly hold what their siblings hold.
+    held: Vec<Arc<Reading>>,
 }
 
 impl Reader {
     /// Returns a reader that `program` starts when it is first asked.
     pub fn new(program: Program) -> Self {
-        Self { child: Child::new("reader", program), read_before: BTreeSet::new() }
+        Self { child: Child::new("reader", program), read_before: BTreeSet::new(), held: Vec::new() }
     }
 
     /// Returns the helper behind it: its pid, how often it was started.
@@ -121,13 +132,21 @@ impl Reader {
     /// Reads what one process has loaded; every failure is an outcome of the reading.
     pub async fn read(&mut self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
         let deadline = if self.read_before.contains(&identity) { READ_TIMEOUT } else { FIRST_READ_TIMEOUT };
-        match self.child.ask(&Request::Read(identity, options.clone()), deadline).await {
+        let held = self.held.iter().map(|reading| reading.identity).collect();
+        match self.child.ask(&Request::Read(identity, options.clone(), held), deadline).await {
             Ok(Answer::Read(reading)) if reading.identity == identity => {
-                if self.read_before.len() >= REMEMBERED_MAX {
-                    self.read_before.clear();
-                }
-                self.read_before.insert(identity);
+                self.remember(identity);
+                self.hold(&reading);
                 *reading
+            }
+            Ok(Answer::Alike { identity: read, of, cost }) if read == identity => {
+                self.remember(identity);
+                match self.held.iter().find(|held| held.identity == of) {
+                    Some(held) => Reading { identity, cost, ..Reading::clone(held) },
+                    None => {
+                        unread(identity, Outcome::Damaged(format!("likened to {}, of which nothing is held", of.pid)))
+                    }
+                }
             }
             Ok(other) => unread(identity, Outcome::Damaged(mismatch(&other).to_string())),
             Err(child::Error::Timeout { .. }) => {
@@ -139,6 +158,23 @@ impl Reader {
                 self.read_before.clear();
                 unread(identity, Outcome::Damaged(error.to_string()))
             }
+        }
+    }
+
+    fn remember(&mut self, identity: ProcessIdentity) {
+        if self.read_before.len() >= REMEMBERED_MAX {
+            self.read_before.clear();
+        }
+        self.read_before.insert(identity);
+    }
+
+    fn hold(&mut self, reading: &Reading) {
+        self.held.retain(|held| held.identity != reading.identity);
+        if reading.outcome == Outcome::Complete {
+            if self.held.len() >= HELD_MAX {
+                self.held.remove(0);
+            }
+            self.held.push(Arc::new(reading.clone()));
         }
     }
 
@@ -208,7 +244,7 @@ pub fn identify(pid: Pid) -> Result<ProcessIdentity, procfs::Error> {
 fn mismatch(answer: &Answer) -> child::Error {
     let kind = match answer {
         Answer::Facts(_) => "facts",
-        Answer::Read(_) => "a reading",
+        Answer::Read(_) | Answer::Alike { .. } => "a reading",
         Answer::Find(_) => "a lookup",
         Answer::Fetch(_) => "files",
         Answer::Stat(_) => "facts of files",

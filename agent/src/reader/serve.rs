@@ -7,7 +7,10 @@ use crate::files::{self, FileFacts, Root};
 use crate::lookup::{self, LiveTree, Lookup, Query};
 use crate::memory;
 use crate::procfs::{self, Facts};
+use crate::reading::ReadOptions;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
@@ -23,7 +26,8 @@ pub fn serve() -> ExitCode {
     if let Err(error) = crate::sandbox::enter_reader() {
         return child::complain("reader", &error);
     }
-    let mut server = Server { boot_at_ms: procfs::boot_at_ms(), cache: memory::Cache::default() };
+    let mut server =
+        Server { boot_at_ms: procfs::boot_at_ms(), cache: memory::Cache::default(), said: BTreeMap::new() };
     match child::serve(IDLE, |request| server.answer(request)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => child::complain("reader", &error),
@@ -33,17 +37,32 @@ pub fn serve() -> ExitCode {
 struct Server {
     boot_at_ms: u64,
     cache: memory::Cache,
+    /// What each of those processes was last said to hold whose reading is still held.
+    said: BTreeMap<ProcessIdentity, Arc<memory::Answer>>,
 }
 
 impl Server {
+    /// Reads a process; what was said before of another one, or of itself, is not said again.
+    fn read(&mut self, identity: ProcessIdentity, options: &ReadOptions, held: &[ProcessIdentity]) -> Answer {
+        let look = memory::look(identity, options, &mut self.cache);
+        self.said.retain(|said, _| held.contains(said));
+        let Some(answer) = &look.answer else {
+            self.said.remove(&identity);
+            return Answer::Read(Box::new(look.reading()));
+        };
+        if let Some((of, _)) = self.said.iter().find(|(_, said)| Arc::ptr_eq(said, answer)) {
+            return Answer::Alike { identity, of: *of, cost: look.cost };
+        }
+        self.said.insert(identity, Arc::clone(answer));
+        Answer::Read(Box::new(look.reading()))
+    }
+
     fn answer(&mut self, request: Request) -> Answer {
         match request {
             Request::Facts(pids) => {
                 Answer::Facts(pids.into_iter().filter_map(|pid| facts(pid, self.boot_at_ms)).collect())
             }
-            Request::Read(identity, options) => {
-                Answer::Read(Box::new(memory::read(identity, &options, &mut self.cache)))
-            }
+            Request::Read(identity, options, held) => self.read(identity, &options, &held),
             Request::Find(identity, query) => Answer::Find(find(identity, &query)),
             Request::Fetch(identity, paths) => Answer::Fetch(fetch(identity, &paths)),
             Request::Stat(identity, paths) => Answer::Stat(stat(identity, &paths)),
