@@ -22,6 +22,7 @@ use crate::reader::Reader;
 use crate::reading::{Outcome, ReadOptions, Reading};
 use crate::supervisor::{self, Reach, supervisord};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use summaries::Summaries;
 use unstale_protocol::ids::ProcessIdentity;
@@ -191,6 +192,11 @@ impl Eyes {
         manifests: &[Arc<Manifest>],
     ) -> Sight {
         let asked = Self::read_options(unit, process, options, manifests);
+        if !options.roots.is_empty() && !may_lie_below(process, &options.roots) {
+            // What it holds will hardly lie below a root: all its modules are looked at in one go.
+            let wide = ReadOptions { list_modules: true, ..asked };
+            return self.sight_of(unit, process, &wide, options, manifests).await;
+        }
         let sight = self.sight_of(unit, process, &asked, options, manifests).await;
         // Where what holds an enum lies elsewhere, any other module of its code may lie below a root.
         if sight.reading.outcome != Outcome::Complete
@@ -268,5 +274,49 @@ fn is_settled(sight: &Sight) -> bool {
         | Outcome::Limit(_)
         | Outcome::Damaged(_)
         | Outcome::Timeout => false,
+    }
+}
+
+/// Tells whether a process could have code below one of the roots, before it is read: its directory or an argument
+/// lies there, or its directory cannot be seen.
+pub(crate) fn may_lie_below(process: &Process, roots: &[String]) -> bool {
+    let is_below = |path: &str| roots.iter().any(|root| Path::new(path).starts_with(root));
+    process.cwd.as_deref().is_none_or(is_below) || process.command.iter().any(|argument| is_below(argument))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Kind;
+    use unstale_protocol::ids::Pid;
+
+    #[test]
+    fn a_process_that_plainly_runs_elsewhere_is_told_by_its_directory_and_arguments() {
+        let check = |cwd: Option<&str>, command: &[&str], expected: bool| {
+            let process = Process {
+                identity: ProcessIdentity { pid: Pid(7), start_ticks: 1, pid_namespace: 0 },
+                parent: Pid(1),
+                uid: 0,
+                user: "root".to_owned(),
+                started_at_ms: 0,
+                command: command.iter().map(|&word| word.to_owned()).collect(),
+                kind: Kind::Python,
+                titled: false,
+                has_terminal: false,
+                cgroup: String::new(),
+                mount_namespace: 0,
+                caught_signals: 0,
+                cwd: cwd.map(str::to_owned),
+                environment: Vec::new(),
+                denied: None,
+            };
+            assert_eq!(may_lie_below(&process, &["/srv/shop".to_owned()]), expected, "{cwd:?} {command:?}");
+        };
+        check(Some("/srv/shop/app"), &["python"], true);
+        check(Some("/srv/shop"), &["python"], true);
+        check(Some("/"), &["/srv/shop/venv/bin/python", "-m", "app"], true);
+        check(None, &["python"], true);
+        check(Some("/srv/shopping"), &["python", "-m", "shop"], false);
+        check(Some("/srv/other"), &["python"], false);
     }
 }

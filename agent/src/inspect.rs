@@ -2,12 +2,11 @@
 //! `inspect`. No configuration, no coordinator; it changes nothing.
 
 use crate::child;
-use crate::eyes::{Eyes, LookOptions, Sight, lies_below};
+use crate::eyes::{Eyes, LookOptions, Sight, lies_below, may_lie_below};
 use crate::judge::{WorkerJudged, against_source};
 use crate::process::{Process, Role, Unit};
 use crate::reading::{Cost, Outcome};
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use unstale_protocol::ids::Pid;
 
@@ -48,8 +47,8 @@ pub struct InspectedWorker {
     pub unit: Arc<Unit>,
     /// Its whole Python version, where it was read.
     pub python: Option<String>,
-    /// The judgement.
-    pub judged: WorkerJudged,
+    /// The judgement; processes that hold the same share one.
+    pub judged: Arc<WorkerJudged>,
     /// What reading it cost.
     pub cost: Cost,
 }
@@ -88,17 +87,17 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
 
 /// Judges each thing once: forked children mostly hold what their siblings hold.
 #[derive(Default)]
-struct Judge(Option<(Arc<Sight>, WorkerJudged)>);
+struct Judge(Option<(Arc<Sight>, Arc<WorkerJudged>)>);
 
 impl Judge {
-    fn judge(&mut self, sight: &Arc<Sight>) -> WorkerJudged {
+    fn judge(&mut self, sight: &Arc<Sight>) -> Arc<WorkerJudged> {
         if let Some((last, judged)) = &self.0
             && last.holds_the_same(sight)
         {
-            return judged.clone();
+            return Arc::clone(judged);
         }
-        let judged = against_source(&sight.reading, &sight.code);
-        self.0 = Some((Arc::clone(sight), judged.clone()));
+        let judged = Arc::new(against_source(&sight.reading, &sight.code));
+        self.0 = Some((Arc::clone(sight), Arc::clone(&judged)));
         judged
     }
 }
@@ -136,7 +135,7 @@ fn add(
         _ => {}
     }
     let judged = match (&sight.reading.outcome, &sight.code.problem) {
-        (Outcome::Complete, Some(why)) => WorkerJudged::unknown(why.clone()),
+        (Outcome::Complete, Some(why)) => Arc::new(WorkerJudged::unknown(why.clone())),
         _ => judge.judge(sight),
     };
     if judged.enums.is_empty() && judged.verdict.is_none() && !is_asked_for {
@@ -152,48 +151,4 @@ fn add(
         judged,
         cost: sight.reading.cost,
     });
-}
-
-/// Tells whether a process that was not read could have code below one of the roots: its directory or an argument
-/// lies there, or its directory cannot be seen.
-fn may_lie_below(process: &Process, roots: &[String]) -> bool {
-    let is_below = |path: &str| roots.iter().any(|root| Path::new(path).starts_with(root));
-    process.cwd.as_deref().is_none_or(is_below) || process.command.iter().any(|argument| is_below(argument))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::Kind;
-    use unstale_protocol::ids::ProcessIdentity;
-
-    #[test]
-    fn what_cannot_be_read_is_left_out_only_where_it_plainly_runs_elsewhere() {
-        let check = |cwd: Option<&str>, command: &[&str], expected: bool| {
-            let process = Process {
-                identity: ProcessIdentity { pid: Pid(7), start_ticks: 1, pid_namespace: 0 },
-                parent: Pid(1),
-                uid: 0,
-                user: "root".to_owned(),
-                started_at_ms: 0,
-                command: command.iter().map(|&word| word.to_owned()).collect(),
-                kind: Kind::Python,
-                titled: false,
-                has_terminal: false,
-                cgroup: String::new(),
-                mount_namespace: 0,
-                caught_signals: 0,
-                cwd: cwd.map(str::to_owned),
-                environment: Vec::new(),
-                denied: None,
-            };
-            assert_eq!(may_lie_below(&process, &["/srv/shop".to_owned()]), expected, "{cwd:?} {command:?}");
-        };
-        check(Some("/srv/shop/app"), &["python"], true);
-        check(Some("/srv/shop"), &["python"], true);
-        check(Some("/"), &["/srv/shop/venv/bin/python", "-m", "app"], true);
-        check(None, &["python"], true);
-        check(Some("/srv/shopping"), &["python", "-m", "shop"], false);
-        check(Some("/srv/other"), &["python"], false);
-    }
 }

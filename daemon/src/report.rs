@@ -111,8 +111,9 @@ pub(crate) fn answer_json(value: &impl Serialize) {
 /// controls. Outside of strings JSON has none of them.
 fn inert(json: &str) -> Cow<'_, str> {
     let is_command = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
-    // In UTF-8 each of them is this byte or begins with that one.
-    if !json.bytes().any(|byte| matches!(byte, 0x7f | 0xc2)) {
+    // In UTF-8 each of them is this byte or begins with that one; pieces are looked through without a branch.
+    let may_command = |piece: &[u8]| piece.iter().fold(false, |found, byte| found | matches!(byte, 0x7f | 0xc2));
+    if !json.as_bytes().chunks(4096).any(may_command) {
         return Cow::Borrowed(json);
     }
     let escaped = json.chars().fold(String::with_capacity(json.len()), |mut text, c| {

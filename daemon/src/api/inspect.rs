@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use unstale_protocol::verdict::Verdict;
 
 /// The whole answer of `inspect`.
@@ -72,7 +73,7 @@ pub(crate) struct InspectWorker {
     /// A plain Python process with a terminal: never restarted.
     #[serde(default)]
     pub(crate) bystander: bool,
-    pub(crate) enums: Vec<InspectEnum>,
+    pub(crate) enums: Arc<Vec<InspectEnum>>,
 }
 
 /// Who brings a unit back.

@@ -5,9 +5,10 @@ use crate::api::{
 };
 use crate::database::{self, DatabaseEnum};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use unstale_agent::display::mask;
 use unstale_agent::inspect::{InspectedWorker, Inspection};
-use unstale_agent::judge::{BindingJudged, EnumJudged, LayerView};
+use unstale_agent::judge::{BindingJudged, EnumJudged, LayerView, WorkerJudged};
 use unstale_agent::process::{Role, Supervisor};
 use unstale_protocol::verdict::{Cure, Verdict};
 
@@ -29,10 +30,17 @@ pub(super) fn answer(inspection: &Inspection, layers: Layers<'_>, host: &str, ta
     };
     let mut untracked: BTreeMap<&str, u32> = BTreeMap::new();
     let mut workers = Vec::new();
+    // Forked children mostly hold what their siblings hold.
+    let mut last: Option<(&Arc<WorkerJudged>, Arc<Vec<InspectEnum>>)> = None;
     for inspected in &inspection.workers {
         let most = untracked.entry(inspected.unit.id.as_str()).or_default();
         *most = (*most).max(inspected.judged.untracked);
-        let worker = worker(inspected, layers);
+        let enums = match &last {
+            Some((judged, enums)) if Arc::ptr_eq(judged, &inspected.judged) => Arc::clone(enums),
+            _ => Arc::new(inspected.judged.enums.iter().map(|judged| entry(judged, layers)).collect()),
+        };
+        last = Some((&inspected.judged, Arc::clone(&enums)));
+        let worker = worker(inspected, enums);
         count(&mut summary, &worker);
         workers.push(worker);
     }
@@ -51,7 +59,7 @@ fn count(summary: &mut InspectSummary, worker: &InspectWorker) {
     summary.bystanders += u32::from(worker.bystander);
 }
 
-fn worker(inspected: &InspectedWorker, layers: Layers<'_>) -> InspectWorker {
+fn worker(inspected: &InspectedWorker, enums: Arc<Vec<InspectEnum>>) -> InspectWorker {
     let InspectedWorker { process, role, unit, python, judged, cost: _ } = inspected;
     let (verdict, because) = match judged.verdict {
         Some(verdict) => (verdict, judged.because.clone()),
@@ -77,7 +85,7 @@ fn worker(inspected: &InspectedWorker, layers: Layers<'_>) -> InspectWorker {
         cure: cure(inspected),
         untracked: judged.untracked,
         bystander: unit.is_bystander(),
-        enums: judged.enums.iter().map(|judged| entry(judged, layers)).collect(),
+        enums,
     }
 }
 

@@ -8,7 +8,7 @@ use unstale_protocol::verdict::Verdict;
 pub(super) fn write(out: &mut String, unit: &[&InspectWorker]) {
     writeln!(out, "    {}", style::quiet("all enums:")).unwrap_or_default();
     let mut shown: Vec<&InspectEnum> = Vec::new();
-    for entry in unit.iter().flat_map(|worker| &worker.enums) {
+    for entry in unit.iter().flat_map(|worker| worker.enums.iter()) {
         if !shown.contains(&entry) {
             write_enum(out, entry);
             shown.push(entry);
