@@ -62,10 +62,13 @@ impl Supervisord {
         supervisor::state(&Reach::default(), &self.supervisor(name)).await
     }
 
-    /// Waits until the program is up with a process other than `not`.
+    /// Waits until the program is up with a process other than `not`, and executes: before, the process is a copy of
+    /// supervisord with its signal handlers.
     pub(crate) async fn up(&self, name: &str, not: Option<Pid>) -> Pid {
+        let command = |pid: Pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok();
+        let own = command(self.running.pid());
         eventually("the program is up", async || match self.state(name).await {
-            SlotState::Up { main_pid } if Some(main_pid) != not => Some(main_pid),
+            SlotState::Up { main_pid } if Some(main_pid) != not && command(main_pid) != own => Some(main_pid),
             _ => None,
         })
         .await
