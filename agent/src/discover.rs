@@ -89,10 +89,9 @@ impl Discovery {
         // What stands between a worker and its supervisor is looked at again with everything else.
         let is_whole = self.looks.is_multiple_of(RECHECK_LOOKS);
         let asked = self.list();
-        let strangers = self.strangers.len();
         let is_same = !is_whole && asked.is_empty() && before.into_iter().eq(self.relations());
         if let Some(last) = self.last.as_mut().filter(|_| is_same) {
-            last.processes = self.python.len() + strangers;
+            last.processes = self.python.len() + self.strangers.len();
             return Ok(last.clone());
         }
         self.last = None;

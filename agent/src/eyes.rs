@@ -192,18 +192,16 @@ impl Eyes {
         manifests: &[Arc<Manifest>],
     ) -> Sight {
         let asked = Self::read_options(unit, process, options, manifests);
-        if !options.roots.is_empty() && !may_lie_below(process, &options.roots) {
-            // What it holds will hardly lie below a root: all its modules are looked at in one go.
-            let wide = ReadOptions { list_modules: true, ..asked };
-            return self.sight_of(unit, process, &wide, options, manifests).await;
-        }
-        let sight = self.sight_of(unit, process, &asked, options, manifests).await;
-        // Where what holds an enum lies elsewhere, any other module of its code may lie below a root.
-        if sight.reading.outcome != Outcome::Complete
-            || options.roots.is_empty()
-            || lies_below(&sight.code, &options.roots)
-        {
-            return sight;
+        // What plainly runs elsewhere will hardly lie below a root: all its modules are looked at in one go.
+        if options.roots.is_empty() || may_lie_below(process, &options.roots) {
+            let sight = self.sight_of(unit, process, &asked, options, manifests).await;
+            // Where what holds an enum lies elsewhere, any other module of its code may lie below a root.
+            if sight.reading.outcome != Outcome::Complete
+                || options.roots.is_empty()
+                || lies_below(&sight.code, &options.roots)
+            {
+                return sight;
+            }
         }
         let wide = ReadOptions { list_modules: true, ..asked };
         self.sight_of(unit, process, &wide, options, manifests).await

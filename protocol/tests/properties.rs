@@ -15,7 +15,8 @@ mod restart;
 #[path = "properties/site.rs"]
 mod site;
 
-use proptest::test_runner::{Config, RngSeed};
+use proptest::prop_assert;
+use proptest::test_runner::{Config, RngSeed, TestCaseError};
 
 /// The same stories in every run, unless `PROPTEST_RNG_SEED` asks for others.
 fn config(cases: u32) -> Config {
@@ -24,4 +25,11 @@ fn config(cases: u32) -> Config {
         RngSeed::Random => Config { rng_seed: RngSeed::Fixed(7), ..config },
         RngSeed::Fixed(_) => config,
     }
+}
+
+/// Demands that a law was not broken, or says how it was.
+fn unbroken<Law: PartialEq>(broken: &[(Law, String)], law: &Law) -> Result<(), TestCaseError> {
+    let found = broken.iter().find(|(broken, _)| broken == law);
+    prop_assert!(found.is_none(), "{}", found.unwrap().1);
+    Ok(())
 }

@@ -157,15 +157,9 @@ fn what_was_decided_about_apps_is_written_down_once() {
     assert_eq!(stored, [Record::Decided(decided)]);
 }
 
-#[test]
-fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look() {
-    let mut host = host();
-    let unit = other("celery", 7, &[]);
-    let slot = unit.view.slot.clone();
-    let drain = Desired { drains: vec![drain_of(&unit)], ..desired(1) };
-    host.handle_desired(&drain, Moment(0));
-    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
-    let ask = said(&mut host).1.unwrap();
+/// Grants what is asked for a slot and lets the action go on until its unit has ended.
+fn permit_and_end(host: &mut Host, slot: &SlotId) {
+    let ask = said(host).1.unwrap();
     let want = ask.wants[0].clone();
     let permit = Permit {
         host: ask.host,
@@ -177,9 +171,20 @@ fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look()
         must: Vec::new(),
     };
     host.handle_permit(&permit, Moment(20));
-    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
-    host.handle_stopped(&slot, Ok(()), Moment(40));
-    host.handle_ended(&slot, Moment(50));
+    host.handle_preflight(slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
+    host.handle_stopped(slot, Ok(()), Moment(40));
+    host.handle_ended(slot, Moment(50));
+}
+
+#[test]
+fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    let drain = Desired { drains: vec![drain_of(&unit)], ..desired(1) };
+    host.handle_desired(&drain, Moment(0));
+    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+    permit_and_end(&mut host, &slot);
     host.handle_held(&slot, Ok(()), Moment(5_000));
     host.handle_timeout(Moment(9_000));
     let phases = |report: Report| report.slots.iter().map(|slot| slot.phase).collect::<Vec<_>>();
@@ -218,21 +223,7 @@ fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fre
         Scan { begun_at: Moment(at), full: true, units: vec![view], apps, ..Scan::default() }
     };
     host.handle_scan(&scan(7, Verdict::Stale, 1), Moment(10));
-    let ask = said(&mut host).1.unwrap();
-    let want = ask.wants[0].clone();
-    let permit = Permit {
-        host: ask.host,
-        slot: slot.clone(),
-        identity: want.identity,
-        nonce: ask.nonce,
-        version: ask.version,
-        purpose: want.purpose,
-        must: Vec::new(),
-    };
-    host.handle_permit(&permit, Moment(20));
-    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
-    host.handle_stopped(&slot, Ok(()), Moment(40));
-    host.handle_ended(&slot, Moment(50));
+    permit_and_end(&mut host, &slot);
     host.handle_started(&slot, Ok(()), Moment(60));
     for (pid, at) in [(8, 100), (9, 3_100), (10, 6_100)] {
         host.handle_scan(&scan(pid, Verdict::Fresh, at), Moment(at + 10));

@@ -154,10 +154,7 @@ fn run(story: &Story) -> Fleet {
 }
 
 fn keeps(story: &Story, law: Law) -> Result<(), TestCaseError> {
-    let fleet = run(story);
-    let broken = fleet.broken.iter().find(|(broken, _)| *broken == law);
-    prop_assert!(broken.is_none(), "{}", broken.unwrap().1);
-    Ok(())
+    crate::unbroken(&run(story).broken, &law)
 }
 
 proptest! {
