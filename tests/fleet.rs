@@ -7,10 +7,11 @@ mod hold;
 mod local;
 
 use crate::harness::app::{App, Place};
+use crate::harness::process::Running;
 use crate::harness::python::{newest, venv};
 use crate::harness::unstale::{QUICK, Up, inspect, text, verdicts};
 use crate::harness::wait::eventually;
-use crate::harness::workers::{Program, Supervisord, celery_command, wait_for_children};
+use crate::harness::workers::{Program, Redis, Supervisord, celery_command, start_alone, wait_for_children};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -40,7 +41,7 @@ impl Shop {
             program = program.with(option);
         }
         let supervisord = Supervisord::start(&place, &venv, &[program]);
-        supervisord.wait_for_log("shop", "ready.", 1);
+        supervisord.wait_until_ready("shop", 1);
         wait_for_children(supervisord.wait_for_pid("shop"), 2);
         let up = Up::start_with(&place, configuration);
         Self { up, supervisord, app, venv, place }
@@ -59,6 +60,49 @@ impl Shop {
         let json = answer.json();
         assert_eq!(text(&json, "schema"), "unstale.broadcast/1", "{answer:?}");
         json
+    }
+}
+
+/// A Celery worker on Redis that nothing would bring back.
+struct Unkept {
+    worker: Running,
+    app: App,
+    _redis: Redis,
+    place: Place,
+}
+
+impl Unkept {
+    /// Starts it, and waits until it takes tasks.
+    fn start() -> Self {
+        let place = Place::new();
+        let redis = Redis::start(&place);
+        let app = App { broker: redis.url(), ..App::new(&place, "shop") };
+        let worker = start_alone(&place, &app, "worker", &celery_command(&venv(&newest(), "worker"), 1));
+        worker.wait_for_log("ready.", 30);
+        Self { worker, app, _redis: redis, place }
+    }
+}
+
+/// Two apps whose modules have the same names, a Celery worker of each under one supervisord.
+struct Neighbours {
+    supervisord: Supervisord,
+    one: App,
+    two: App,
+    place: Place,
+}
+
+impl Neighbours {
+    /// Starts both, and waits until they take tasks.
+    fn start() -> Self {
+        let place = Place::new();
+        let venv = venv(&newest(), "worker");
+        let (one, two) = (App::new(&place, "one"), App::new(&place, "two"));
+        let programs = [("one", &one), ("two", &two)]
+            .map(|(name, app)| Program::new(name, app, celery_command(&venv, 1)).with("autorestart=true"));
+        let supervisord = Supervisord::start(&place, &venv, &programs);
+        supervisord.wait_until_ready("one", 1);
+        supervisord.wait_until_ready("two", 1);
+        Self { supervisord, one, two, place }
     }
 }
 

@@ -33,7 +33,7 @@ fn a_celery_worker_under_supervisord_runs_a_task_and_leaves_nothing_behind() {
     let command = celery_command(&venv, 2);
     let supervisord = Supervisord::start(&place, &venv, &[Program::new("shop", &app, command)]);
     let main = supervisord.wait_for_pid("shop");
-    supervisord.wait_for_log("shop", "ready.", 1);
+    supervisord.wait_until_ready("shop", 1);
     assert_eq!(wait_for_children(main, 2).len(), 2);
     app.send(&venv.join("bin/python"), "one");
     app.wait_for_journal("start one", 20);

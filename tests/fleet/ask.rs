@@ -2,14 +2,14 @@
 
 use crate::harness::app::{App, Place};
 use crate::harness::process::{is_running, stat};
-use crate::harness::python::{newest, venv};
+use crate::harness::python::newest;
 use crate::harness::unstale::{Up, array, text};
 use crate::harness::wait::eventually;
-use crate::harness::workers::{Program, Redis, Supervisord, celery_command, start_alone, wait_for_children};
+use crate::harness::workers::wait_for_children;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Shop, assert_all_fresh};
+use super::{Neighbours, Shop, Unkept, assert_all_fresh};
 
 /// How many dry runs hosts are being asked about.
 fn dry_runs(up: &Up) -> Value {
@@ -68,16 +68,10 @@ fn a_dry_run_whose_caller_is_killed_ends_by_itself() {
 
 #[test]
 fn a_dry_run_names_what_cannot_be_restarted_and_what_waits_for_source() {
-    let place = Place::new();
-    let venv = venv(&newest(), "worker");
-    let app = App::new(&place, "shop");
-    let redis = Redis::start(&place);
-    let app = App { broker: redis.url(), ..app };
-    let worker = start_alone(&place, &app, "worker", &celery_command(&venv, 1));
-    worker.wait_for_log("ready.", 30);
-    let up = Up::start(&place);
+    let Unkept { worker, app, place, .. } = &Unkept::start();
+    let up = Up::start(place);
     // The new source is on its way.
-    let coming = App::new(&place, "coming");
+    let coming = App::new(place, "coming");
     coming.flip();
     let said = up.broadcast("shop", &coming.code, &["--dry-run"]).expect(1).json();
     assert_eq!(text(&said["units_detail"][0], "action"), "wait_for_source", "{said:#}");
@@ -149,7 +143,7 @@ fn a_worker_of_no_announced_app_is_explained_drained_and_given_back() {
     let said = shop.up.run(["why", &format!("slot:{slot}")]).expect(0);
     assert!(said.stdout.contains(&format!("celery:{new}")), "{said:?}");
     // Being drained left no trace: it takes part in a rollout as any other.
-    shop.supervisord.wait_for_log("shop", "ready.", 2);
+    shop.supervisord.wait_until_ready("shop", 2);
     shop.app.flip();
     let result = shop.broadcast(&[]);
     assert_eq!(result["outcome"], "converged", "{result:#}");
@@ -157,21 +151,9 @@ fn a_worker_of_no_announced_app_is_explained_drained_and_given_back() {
 
 #[test]
 fn what_was_decided_about_an_app_survives_a_kill_while_its_only_unit_is_down() {
-    let place = Place::new();
-    let venv = venv(&newest(), "worker");
-    let (one, two) = (App::new(&place, "one"), App::new(&place, "two"));
-    let supervisord = Supervisord::start(
-        &place,
-        &venv,
-        &[
-            Program::new("one", &one, celery_command(&venv, 1)),
-            Program::new("two", &two, celery_command(&venv, 1)).with("autorestart=true"),
-        ],
-    );
-    supervisord.wait_for_log("one", "ready.", 1);
-    supervisord.wait_for_log("two", "ready.", 1);
+    let Neighbours { supervisord, one, two, place } = &Neighbours::start();
     let second = supervisord.wait_for_pid("two");
-    let up = Up::start(&place);
+    let up = Up::start(place);
     up.broadcast("one", &one.code, &[]).expect(0);
     // Its only unit goes, and so does the agent; the neighbour has the same modules.
     supervisord.control(&["stop", "one"]);
@@ -181,7 +163,7 @@ fn what_was_decided_about_an_app_survives_a_kill_while_its_only_unit_is_down() {
     drop(up);
     one.flip();
     two.flip();
-    let up = Up::start(&place);
+    let up = Up::start(place);
     up.run(["broadcast", "--app", "one", "--detach", &one.code.display().to_string()]).expect(0);
     let status = eventually(
         "the host has judged the new revision",

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::{Shop, assert_all_fresh, wait_for_waiting};
+use super::{Neighbours, Shop, assert_all_fresh, wait_for_waiting};
 
 #[test]
 fn a_flipped_enum_is_purged_restarted_and_proven_while_a_task_in_flight_finishes_once() {
@@ -145,7 +145,7 @@ fn an_insert_that_an_old_binding_breaks_works_once_the_rollout_has_converged() {
     app.edit("enums.py", "SFDC = \"SALESFORCE\"", "SFDC = \"salesforce\"");
     let programs = [Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true")];
     let supervisord = Supervisord::start(&place, &venv, &programs);
-    supervisord.wait_for_log("shop", "ready.", 1);
+    supervisord.wait_until_ready("shop", 1);
     app.send_task(&python, "insert", "before");
     let refused = app.wait_for_journal("refused before", 20);
     assert!(refused.contains("invalid input value for enum crm_type: \"HUBSPOT\""), "{refused}");
@@ -191,18 +191,9 @@ fn gunicorn_without_preload_is_reloaded_in_place_and_with_preload_restarted_by_i
 
 #[test]
 fn one_broadcast_touches_only_its_own_app_although_the_modules_have_the_same_names() {
-    let place = Place::new();
-    let venv = venv(&newest(), "worker");
-    let (one, two) = (App::new(&place, "one"), App::new(&place, "two"));
-    let supervisord = Supervisord::start(
-        &place,
-        &venv,
-        &[Program::new("one", &one, celery_command(&venv, 1)), Program::new("two", &two, celery_command(&venv, 1))],
-    );
-    supervisord.wait_for_log("one", "ready.", 1);
-    supervisord.wait_for_log("two", "ready.", 1);
+    let Neighbours { supervisord, one, two, place } = &Neighbours::start();
     let (first, second) = (supervisord.wait_for_pid("one"), supervisord.wait_for_pid("two"));
-    let up = Up::start(&place);
+    let up = Up::start(place);
     one.flip();
     two.flip();
     let result = up.broadcast("one", &one.code, &[]).json();
@@ -226,7 +217,7 @@ fn a_link_swapped_under_a_running_worker_is_followed() {
     symlink(&old.code, &link).expect("a link");
     let app = old.at(link.clone());
     let supervisord = Supervisord::start(&place, &venv, &[Program::new("shop", &app, celery_command(&venv, 1))]);
-    supervisord.wait_for_log("shop", "ready.", 1);
+    supervisord.wait_until_ready("shop", 1);
     let main = supervisord.wait_for_pid("shop");
     let up = Up::start(&place);
 

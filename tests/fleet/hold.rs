@@ -5,20 +5,14 @@ use crate::harness::postgres::Postgres;
 use crate::harness::process::is_running;
 use crate::harness::python::{newest, venv};
 use crate::harness::unstale::{Up, array};
-use crate::harness::workers::{Program, Redis, Supervisord, celery_command, start_alone};
+use crate::harness::workers::{Program, Supervisord, celery_command, start_alone};
 
-use super::Shop;
+use super::{Shop, Unkept};
 
 #[test]
 fn a_worker_that_nothing_would_bring_back_is_left_alone_and_the_rollout_says_so() {
-    let place = Place::new();
-    let venv = venv(&newest(), "worker");
-    let app = App::new(&place, "shop");
-    let redis = Redis::start(&place);
-    let app = App { broker: redis.url(), ..app };
-    let worker = start_alone(&place, &app, "worker", &celery_command(&venv, 1));
-    worker.wait_for_log("ready.", 30);
-    let up = Up::start(&place);
+    let Unkept { worker, app, place, .. } = &Unkept::start();
+    let up = Up::start(place);
     app.flip();
     let said = up.broadcast("shop", &app.code, &[]).expect(1);
     let result = said.json();
@@ -38,8 +32,8 @@ fn code_that_fails_at_import_halts_the_rollout_and_leaves_the_next_unit_running(
     let programs = [Program::new("first", &app, command.clone()), Program::new("second", &app, command)];
     let supervisord = Supervisord::start_group(&place, &venv, Some("shop"), &programs);
     let old: Vec<u32> = ["shop:first", "shop:second"].iter().map(|name| supervisord.wait_for_pid(name)).collect();
-    for name in ["first", "second"] {
-        supervisord.wait_for_log(name, "ready.", 1);
+    for name in ["shop:first", "shop:second"] {
+        supervisord.wait_until_ready(name, 1);
     }
     let up = Up::start(&place);
     app.flip();

@@ -5,10 +5,12 @@ use crate::harness::process::{Running, is_running};
 use crate::harness::python::{newest, venv};
 use crate::harness::unstale::{Answer, QUICK, Up, answer, program, text};
 use crate::harness::wait::eventually;
-use crate::harness::workers::{Program, Redis, Supervisord, celery_command, start_alone, wait_for_children};
+use crate::harness::workers::{Program, Supervisord, celery_command, wait_for_children};
 use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
+
+use super::Unkept;
 
 /// An app under supervisord, and no `unstale up`.
 struct Alone {
@@ -25,7 +27,7 @@ impl Alone {
         app.compile(&newest().path);
         let program = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
         let supervisord = Supervisord::start(&place, &venv, &[program]);
-        supervisord.wait_for_log("shop", "ready.", 1);
+        supervisord.wait_until_ready("shop", 1);
         wait_for_children(supervisord.wait_for_pid("shop"), 1);
         Self { supervisord, app, place }
     }
@@ -125,17 +127,12 @@ fn with_a_coordinator_local_goes_through_it() {
 
 #[test]
 fn a_local_drain_refuses_what_it_could_not_give_back() {
-    let place = Place::new();
-    let app = App::new(&place, "shop");
-    let redis = Redis::start(&place);
-    let app = App { broker: redis.url(), ..app };
-    let worker = start_alone(&place, &app, "worker", &celery_command(&venv(&newest(), "worker"), 1));
-    worker.wait_for_log("ready.", 30);
-    let said = run(&place, &["drain", &format!("celery:{}", worker.pid())]).expect(1);
+    let Unkept { worker, place, .. } = &Unkept::start();
+    let said = run(place, &["drain", &format!("celery:{}", worker.pid())]).expect(1);
     assert!(said.stdout.contains("cannot be given back"), "{said:?}");
     assert!(is_running(worker.pid()));
-    let said = run(&place, &["undrain", "app:shop", "host:x", &format!("celery:{}", worker.pid())]).expect(2);
+    let said = run(place, &["undrain", "app:shop", "host:x", &format!("celery:{}", worker.pid())]).expect(2);
     assert!(said.stderr.contains("no drained unit matches"), "nothing of it stays asked for: {said:?}");
-    let said = run(&place, &["drain", "unit:celery:1"]).expect(2);
+    let said = run(place, &["drain", "unit:celery:1"]).expect(2);
     assert!(said.stderr.contains("no unit matches"), "{said:?}");
 }

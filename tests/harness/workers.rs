@@ -178,6 +178,20 @@ impl Supervisord {
         );
     }
 
+    /// Waits until a Celery program has said this many times that it is ready, and supervisord calls it running.
+    ///
+    /// A worker may be ready before `startsecs` have passed: whoever asks supervisord then is told `STARTING`.
+    pub(crate) fn wait_until_ready(&self, program: &str, count: usize) {
+        let name = program.rsplit(':').next().unwrap_or(program);
+        self.wait_for_log(name, "ready.", count);
+        eventually(
+            &format!("{program} is running"),
+            20,
+            || self.control(&["status", program]),
+            |said| said.contains("RUNNING"),
+        );
+    }
+
     /// Runs `supervisorctl`, and returns what it prints, whatever its exit code.
     pub(crate) fn control(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(self.venv.join("bin/supervisorctl"));
