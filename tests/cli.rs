@@ -218,3 +218,37 @@ fn a_wide_open_look_at_the_host_ends_and_counts_what_it_leaves_out() {
     let listed = u64::try_from(array(&answer, "workers").len()).expect("a count");
     assert!(answer["summary"]["workers"].as_u64().is_some_and(|counted| counted >= listed), "{answer:#}");
 }
+
+#[test]
+fn keys_are_made_enrolled_rotated_and_removed() {
+    let place = Place::new();
+    let dir = |name: &str| place.join(name).display().to_string();
+    let keys = |name: &str, arguments: &[&str]| {
+        let directory = dir(name);
+        unstale(["keys"].iter().chain(arguments).copied().chain(["--keys", &directory]))
+    };
+    let id = |name: &str, number: usize| {
+        text(&array(&keys(name, &["show", "--output", "json"]).json(), "keys")[number], "id")
+    };
+
+    let agent = keys("agent", &["new", "agent", "--host", "web-3"]).expect(0).stdout;
+    assert!(agent.starts_with("agent:web-3:ed25519:"), "{agent}");
+    let old = keys("coordinator", &["new", "coordinator"]).expect(0).stdout;
+    keys("coordinator", &["enrol", agent.trim()]).expect(0);
+    keys("agent", &["enrol", old.trim()]).expect(0);
+    assert_eq!(keys("agent", &["show", "--public"]).expect(0).stdout, agent);
+
+    let old_id = id("coordinator", 0);
+    let new = keys("coordinator", &["new", "coordinator"]).expect(0);
+    assert!(new.stderr.contains("keys use "), "{new:?}");
+    keys("coordinator", &["remove", &old_id]).expect(2);
+    let shown = keys("coordinator", &["show", "--output", "json"]).json();
+    let spare = array(&shown, "keys").iter().find(|key| key["in_use"] == false && key["private"] == true).expect("it");
+    keys("coordinator", &["use", &text(spare, "id")]).expect(0);
+    assert_eq!(keys("coordinator", &["show", "--public"]).expect(0).stdout, new.stdout);
+    keys("coordinator", &["remove", &old_id]).expect(0);
+    keys("coordinator", &["remove", &old_id]).expect(2);
+
+    let not_a_key = keys("agent", &["enrol", "song"]).expect(2);
+    assert!(not_a_key.stderr.contains("coordinator:ed25519:"), "{not_a_key:?}");
+}

@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Tell what this host lacks (rights, limits, supervisors) and how to set it.
     #[command(after_help = EXIT_CODES)]
     Doctor(DoctorArgs),
+    /// Make, show, enrol and rotate the keys that coordinator and agents sign with.
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Keys(KeysCommand),
     /// Look into a state directory.
     #[command(subcommand, after_help = EXIT_CODES)]
     State(StateCommand),
@@ -119,6 +122,29 @@ pub(crate) enum StateCommand {
     Dump(StateDumpArgs),
 }
 
+/// `unstale keys …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key for the coordinator or for an agent, and print its public line.
+    ///
+    /// The first key of a role is in use at once. A further one is only kept, for a rotation: enrol it everywhere,
+    /// then `use` it here, then `remove` the old one everywhere. No process needs a restart for any of these.
+    #[command(after_help = EXIT_CODES)]
+    New(KeysNewArgs),
+    /// Show the keys of a directory.
+    #[command(after_help = EXIT_CODES)]
+    Show(KeysShowArgs),
+    /// Believe a key: an agent's at the coordinator, the coordinator's for an agent.
+    #[command(after_help = EXIT_CODES)]
+    Enrol(KeysEnrolArgs),
+    /// Sign with another key that was made here.
+    #[command(after_help = EXIT_CODES)]
+    Use(KeysIdArgs),
+    /// Believe a key no longer, and delete its private half where it is here.
+    #[command(after_help = EXIT_CODES)]
+    Remove(KeysIdArgs),
+}
+
 impl Command {
     /// Returns the form of the answer that was asked for; text for commands that have none.
     pub(crate) fn output(&self) -> Output {
@@ -132,7 +158,8 @@ impl Command {
             Self::Pause(args) | Self::Abort(args) => args.output.output,
             Self::Resume(args) => args.hand.output.output,
             Self::Doctor(args) => args.output.output,
-            Self::State(StateCommand::Dump(_)) => Output::Text,
+            Self::Keys(KeysCommand::Show(args)) => args.output.output,
+            Self::State(StateCommand::Dump(_)) | Self::Keys(_) => Output::Text,
             Self::Up(_) | Self::Demo(_) | Self::Reader | Self::Parser | Self::Purge => Output::Text,
         }
     }
@@ -220,6 +247,8 @@ pub(crate) struct Surroundings {
     state_home: Option<PathBuf>,
     #[arg(long = "__cache-home", env = "XDG_CACHE_HOME", hide = true, global = true)]
     cache_home: Option<PathBuf>,
+    #[arg(long = "__config-home", env = "XDG_CONFIG_HOME", hide = true, global = true)]
+    config_home: Option<PathBuf>,
     #[arg(long = "__home", env = "HOME", hide = true, global = true)]
     home: Option<PathBuf>,
 }
@@ -238,6 +267,11 @@ impl Surroundings {
     /// Returns `$XDG_CACHE_HOME`, else `~/.cache`.
     pub(crate) fn cache_home(&self) -> Option<PathBuf> {
         self.under(self.cache_home.as_ref(), ".cache")
+    }
+
+    /// Returns `$XDG_CONFIG_HOME`, else `~/.config`.
+    pub(crate) fn config_home(&self) -> Option<PathBuf> {
+        self.under(self.config_home.as_ref(), ".config")
     }
 
     fn under(&self, stated: Option<&PathBuf>, fallback: &str) -> Option<PathBuf> {
@@ -271,6 +305,7 @@ mod tests {
             state_home: Some("".into()),
             home: Some("/home/shop".into()),
             cache_home: None,
+            config_home: None,
         };
         assert_eq!(surroundings.runtime_dir(), None);
         assert_eq!(surroundings.state_home(), Some("/home/shop/.local/state".into()));

@@ -7,8 +7,10 @@ pub(crate) mod doctor;
 mod drain;
 mod follow;
 mod inspect;
+pub(crate) mod keys;
 mod local;
 mod parts;
+mod roles;
 mod state;
 mod status;
 mod up;
@@ -32,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
             Ok(Exit::Clean)
         }
         Command::State(StateCommand::Dump(args)) => state::dump(&args, &surroundings),
+        Command::Keys(command) => keys::run(command, &surroundings),
         Command::Inspect(args) => on_runtime(inspect::run(args)),
         Command::Up(args) => on_runtime(up::run(args, surroundings)),
         Command::Broadcast(args) => on_runtime(broadcast::run(args, log, surroundings)),

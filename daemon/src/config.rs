@@ -92,6 +92,8 @@ pub(crate) enum Act {
 pub(crate) struct Bus {
     /// The transport.
     pub(crate) url: BusUrl,
+    /// The directory of keys; empty for the default of the user that runs it.
+    pub(crate) keys: PathBuf,
 }
 
 /// A transport.
@@ -150,7 +152,7 @@ impl Default for Agent {
 
 impl Default for Bus {
     fn default() -> Self {
-        Self { url: BusUrl::Embedded }
+        Self { url: BusUrl::Embedded, keys: PathBuf::new() }
     }
 }
 

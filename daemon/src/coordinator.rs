@@ -9,9 +9,11 @@ mod journal;
 mod people;
 mod records;
 mod why;
+mod wire;
 
 use crate::api;
-use crate::bus::embedded::CoordinatorEnd;
+use crate::bus::ends::{CoordinatorEnd, FromCoordinator};
+use crate::bus::envelope::{Channel, Seal};
 use crate::cli::Selector;
 use crate::clock::{Clock, wall_ms};
 use crate::control::{Answer, Command, Desk};
@@ -25,7 +27,8 @@ use unstale_protocol::coordinator::{
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, HostName, Pid, SlotId};
 use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
-use unstale_protocol::message::Upward;
+
+pub(crate) use wire::key_interval;
 
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
 const NOTE_MAX_BYTES: usize = 4096;
@@ -38,6 +41,7 @@ pub(crate) struct Driver {
     store: Store,
     journal: Journal,
     bus: CoordinatorEnd,
+    seal: Seal,
     desk: Desk,
     clock: Clock,
     /// The budget of a broadcast that names none, where the configuration does.
@@ -77,32 +81,32 @@ impl Driver {
         policy: CoordinatorPolicy,
         max_unavailable: Option<MaxUnavailable>,
         store: Store,
-        bus: CoordinatorEnd,
+        (bus, seal): (CoordinatorEnd, Seal),
         desk: Desk,
+        clock: Clock,
     ) -> anyhow::Result<Self> {
-        let clock = Clock::start();
         let records = records::load(&store).context("cannot read the coordinator's state")?;
         let journal = Journal::load(&store).context("cannot read the coordinator's record")?;
-        for (digest, bytes) in records::manifests(&store).context("cannot read the manifests")? {
-            bus.manifests.put(digest, bytes.into());
-        }
         desk.newest_event.send_replace(journal.newest());
-        Ok(Self {
+        let driver = Self {
             machine: Coordinator::new(policy, records, clock.now()),
             store,
             journal,
             bus,
+            seal,
             desk,
             clock,
             max_unavailable,
             evidence: Box::new(NoEvidence),
-        })
+        };
+        driver.lay_manifests_out()?;
+        Ok(driver)
     }
 
     /// Adds what this host's own agent sees.
     #[must_use]
-    pub(crate) fn with_evidence(mut self, evidence: impl LocalEvidence + 'static) -> Self {
-        self.evidence = Box::new(evidence);
+    pub(crate) fn with_evidence(mut self, evidence: Box<dyn LocalEvidence>) -> Self {
+        self.evidence = evidence;
         self
     }
 
@@ -126,10 +130,11 @@ impl Driver {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         self.act()?;
         self.desk.is_ready.send_replace(true);
+        let mut keys_due = key_interval();
         loop {
             tokio::select! {
-                message = self.bus.reports.receive() => match message {
-                    Some(message) => self.take(&message),
+                message = self.bus.next() => match message {
+                    Some(message) => self.hear(message),
                     None => return Ok(()),
                 },
                 command = self.desk.commands.recv() => match command {
@@ -137,6 +142,7 @@ impl Driver {
                     None => return Ok(()),
                 },
                 () = self.clock.until(self.machine.poll_timeout()) => self.machine.handle_timeout(self.clock.now()),
+                _ = keys_due.tick() => self.refresh_keys()?,
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.act()?;
@@ -150,14 +156,14 @@ impl Driver {
                 Action::Store(records) => self.keep(&records)?,
                 Action::Publish(desired) => {
                     tracing::info!(epoch = %desired.epoch, generation = %desired.generation, "desired state published");
-                    let bytes = serde_json::to_vec(&desired).context("cannot encode the desired state")?;
-                    self.bus.desired.send_replace(Some(bytes.into()));
+                    self.publish(&desired)?;
                 }
                 Action::Grant(permit) => {
                     tracing::info!(host = %permit.host, slot = %permit.slot, "permit granted");
-                    let bytes = serde_json::to_vec(&permit).context("cannot encode a permit")?;
+                    let payload = serde_json::to_string(&permit).context("cannot encode a permit")?;
+                    let envelope = self.seal.close(Channel::Permit, &payload).context("cannot encode a permit")?;
                     // An agent that is gone takes no permit; its next life frees it.
-                    self.bus.permits.send(&bytes).unwrap_or_default();
+                    self.bus.send(FromCoordinator::Permit(permit.host, envelope));
                 }
             }
         }
@@ -182,16 +188,6 @@ impl Driver {
         self.store.commit(&changes).context("cannot write the coordinator's state")?;
         self.desk.newest_event.send_replace(self.journal.newest());
         Ok(())
-    }
-
-    fn take(&mut self, message: &[u8]) {
-        let now = self.clock.now();
-        match serde_json::from_slice::<Upward>(message) {
-            Ok(Upward::Report(report)) => self.machine.handle_report(&report, now),
-            Ok(Upward::Ask(ask)) => self.machine.handle_ask(&ask, now),
-            Ok(Upward::Unknown) => tracing::debug!("message of an unknown kind skipped"),
-            Err(error) => tracing::warn!(%error, "message that makes no sense skipped"),
-        }
     }
 
     /// Answers one command; what it changed is on disk before the answer leaves.
@@ -266,6 +262,7 @@ impl Driver {
                 tracing::info!(%host, by = people::name(&caller), "host forgotten");
                 let result = self.machine.handle_forget(&host, self.clock.now());
                 self.act()?;
+                self.bus.send(FromCoordinator::Forget(host));
                 reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| self.status()));
             }
             Command::Status(answer) => reply(answer, Ok(self.status())),
@@ -307,7 +304,7 @@ impl Driver {
                 value: Some(bytes.clone()),
             }])
             .context("cannot write the manifest")?;
-        self.bus.manifests.put(digest, bytes.into());
+        self.lay_manifest_out(digest, &bytes)?;
         let app = request.app.clone();
         let before = self.current(&app);
         let broadcast = Broadcast {

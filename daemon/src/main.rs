@@ -12,6 +12,7 @@ mod coordinator;
 mod database;
 mod host;
 mod http;
+mod keys;
 mod manifest;
 mod render;
 mod report;

@@ -7,6 +7,7 @@ pub(crate) mod broadcast;
 pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod inspect;
+pub(crate) mod keys;
 pub(crate) mod progress;
 pub(crate) mod status;
 pub(crate) mod style;

@@ -7,6 +7,7 @@ use crate::client::ClientError;
 use crate::config::ConfigError;
 use crate::database::DatabaseError;
 use crate::http::SocketError;
+use crate::keys::KeyError;
 use crate::store::StoreError;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -196,6 +197,8 @@ fn explain(error: &anyhow::Error) -> Explained<'_> {
         } else if let Some(error) = cause.downcast_ref::<ConfigError>() {
             (error.code(), error.help())
         } else if let Some(error) = cause.downcast_ref::<DatabaseError>() {
+            (error.code(), error.help())
+        } else if let Some(error) = cause.downcast_ref::<KeyError>() {
             (error.code(), error.help())
         } else if cause.downcast_ref::<tokio::task::JoinError>().is_some_and(tokio::task::JoinError::is_panic) {
             return Explained { code: "internal", help: None, exit: Exit::Internal };

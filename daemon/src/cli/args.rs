@@ -1,10 +1,11 @@
 //! The flags of each command.
 
 use super::{AppTarget, CoordinatorAddress, KeyValue, OutputArgs, Selector, Span};
-use clap::Args;
+use crate::keys::KeyId;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use unstale_protocol::coordinator::MaxUnavailable;
-use unstale_protocol::ids::AppName;
+use unstale_protocol::ids::{AppName, HostName};
 
 /// Where the coordinator listens.
 #[derive(Clone, Debug, Args)]
@@ -88,6 +89,78 @@ pub(crate) struct UpArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) roots: RootArgs,
+}
+
+/// Where keys lie.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysDirArgs {
+    /// Directory of keys. Default: `/etc/unstale/keys` for root, else `$XDG_CONFIG_HOME/unstale/keys` or
+    /// `~/.config/unstale/keys`.
+    #[arg(long, value_name = "DIR", env = "UNSTALE_KEYS")]
+    pub(crate) keys: Option<PathBuf>,
+}
+
+/// What all of `unstale keys` has.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysDirArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+/// Whom a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyRole {
+    /// The fleet's coordinator.
+    Coordinator,
+    /// The agent of one host.
+    Agent,
+}
+
+/// `unstale keys new`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysNewArgs {
+    /// Whom the key is for.
+    #[arg(value_enum, value_name = "ROLE")]
+    pub(crate) role: KeyRole,
+    /// The agent's host. Default: this machine's name.
+    #[arg(long, value_name = "NAME", env = "UNSTALE_HOST")]
+    pub(crate) host: Option<HostName>,
+    #[command(flatten)]
+    pub(crate) place: KeysArgs,
+}
+
+/// `unstale keys show`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysShowArgs {
+    /// Print only the public lines of the keys that are in use here.
+    #[arg(long)]
+    pub(crate) public: bool,
+    #[command(flatten)]
+    pub(crate) place: KeysArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `unstale keys enrol`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysEnrolArgs {
+    /// Public keys as `unstale keys new` and `unstale keys show --public` print them; `-` reads them from the input.
+    #[arg(value_name = "LINE", required = true)]
+    pub(crate) lines: Vec<String>,
+    #[command(flatten)]
+    pub(crate) place: KeysArgs,
+}
+
+/// `unstale keys use` and `unstale keys remove`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeysIdArgs {
+    /// The key, as `unstale keys show` names it.
+    #[arg(value_name = "ID")]
+    pub(crate) id: KeyId,
+    #[command(flatten)]
+    pub(crate) place: KeysArgs,
 }
 
 /// `unstale broadcast`.

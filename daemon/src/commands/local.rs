@@ -4,7 +4,8 @@
 //! the same state directory, over the same control API on a socket in that directory. Only drains are granted. What a
 //! kill interrupts is taken up by the next `--local`, or by `unstale up`.
 
-use super::up::{House, Work, name};
+use super::roles::name;
+use super::up::{House, Work};
 use crate::api::Status;
 use crate::cli::{CoordinatorAddress, CoordinatorArgs, LocalArgs, Surroundings};
 use crate::client::{Client, ClientError};

@@ -22,7 +22,7 @@ impl Driver {
         };
         let digest = Fingerprint::of_bytes(&bytes);
         let terms = self.terms(&request);
-        self.bus.manifests.put(digest, bytes.into());
+        self.lay_manifest_out(digest, &bytes)?;
         let begun = self.machine.handle_probe(request.app, digest, terms, self.clock.now());
         self.act()?;
         self.forget_manifests()?;

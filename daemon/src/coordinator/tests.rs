@@ -1,7 +1,8 @@
 //! The driver before a real store and bus, with an agent that only answers.
 
 use super::*;
-use crate::bus::embedded::{self, AgentEnd};
+use crate::bus::ends::{self, CoordinatorSide, ToCoordinator};
+use crate::bus::envelope::{Encoded, FleetName};
 use crate::cli::{AppTarget, Selector};
 use crate::control::{self, Asker, Caller};
 use crate::store::{StateDir, Which};
@@ -24,16 +25,16 @@ fn request() -> api::BroadcastRequest {
 }
 
 /// Runs a coordinator on `state` while `check` talks to it.
-async fn with_driver<F: Future<Output = ()>>(state: &StateDir, check: impl FnOnce(Asker, AgentEnd) -> F) {
-    let (coordinator, agent) = embedded::join();
+async fn with_driver<F: Future<Output = ()>>(state: &StateDir, check: impl FnOnce(Asker, CoordinatorSide) -> F) {
+    let (end, side) = ends::coordinator();
     let (asker, desk) = control::channel();
     let host = HostName::new("here").unwrap();
     let policy = CoordinatorPolicy { expected_hosts: [host].into(), ..CoordinatorPolicy::default() };
     let store = state.open(Which::Coordinator).unwrap();
-    let driver = Driver::new(policy, None, store, coordinator, desk).unwrap();
+    let driver = Driver::new(policy, None, store, (end, seal()), desk, Clock::start()).unwrap();
     let shutdown = CancellationToken::new();
     let (ended, ()) = tokio::join!(driver.run(shutdown.clone()), async {
-        check(asker, agent).await;
+        check(asker, side).await;
         shutdown.cancel();
     });
     ended.unwrap();
@@ -43,8 +44,21 @@ async fn broadcast(asker: &Asker) -> api::BroadcastAccepted {
     asker.ask(|answer| Command::Broadcast(Box::new(request()), caller(), answer)).await.unwrap()
 }
 
-fn desired(agent: &AgentEnd) -> Desired {
-    serde_json::from_slice(agent.desired.borrow().as_deref().unwrap()).unwrap()
+fn seal() -> Seal {
+    Seal::bare(FleetName::new("default").unwrap())
+}
+
+fn desired(side: &CoordinatorSide) -> Desired {
+    let envelope = side.desired.borrow().clone().unwrap();
+    serde_json::from_str(&seal().open(Channel::Desired, &envelope).unwrap().payload).unwrap()
+}
+
+fn manifest(side: &CoordinatorSide) -> Manifest {
+    let digest = desired(side).apps[&shop()].manifest;
+    let envelope = side.manifests.borrow().get(&digest).cloned().unwrap();
+    let payload = seal().open(Channel::Manifest, &envelope).unwrap().payload;
+    assert_eq!(Fingerprint::of_bytes(payload.as_bytes()), digest);
+    serde_json::from_str(&payload).unwrap()
 }
 
 fn state() -> (tempfile::TempDir, StateDir) {
@@ -56,12 +70,10 @@ fn state() -> (tempfile::TempDir, StateDir) {
 #[tokio::test]
 async fn a_broadcast_is_published_with_its_manifest() {
     let (_directory, state) = state();
-    with_driver(&state, async |asker, agent| {
+    with_driver(&state, async |asker, side| {
         let accepted = broadcast(&asker).await;
         assert_eq!((accepted.standing, accepted.baseline.revision), (api::Standing::New, Revision(1)));
-        let desired = desired(&agent);
-        let bytes = agent.manifests.fetch(&desired.apps[&shop()].manifest).unwrap();
-        assert_eq!(serde_json::from_slice::<Manifest>(&bytes).unwrap(), Manifest::default());
+        assert_eq!(manifest(&side), Manifest::default());
         let again = broadcast(&asker).await;
         assert_eq!((again.standing, again.baseline.revision), (api::Standing::Attached, Revision(1)));
         assert_eq!(again.notes, ["source equals shop@1: was this run before the new files arrived?"]);
@@ -72,13 +84,12 @@ async fn a_broadcast_is_published_with_its_manifest() {
 #[tokio::test]
 async fn a_coordinator_that_starts_again_goes_on_under_a_higher_epoch() {
     let (_directory, state) = state();
-    with_driver(&state, async |asker, _agent| drop(broadcast(&asker).await)).await;
-    with_driver(&state, async |asker, agent| {
+    with_driver(&state, async |asker, _side| drop(broadcast(&asker).await)).await;
+    with_driver(&state, async |asker, side| {
         let status = asker.ask(Command::Status).await.unwrap();
         assert_eq!(status.epoch, 2);
         assert_eq!(status.apps.iter().map(|app| app.revision).collect::<Vec<_>>(), [Revision(1)]);
-        let desired = desired(&agent);
-        assert!(agent.manifests.fetch(&desired.apps[&shop()].manifest).is_some());
+        assert_eq!(manifest(&side), Manifest::default());
         let version = SchemaVersion { app: shop(), revision: Revision(1) };
         let events = asker.ask(|answer| Command::Events(version, 0, answer)).await.unwrap();
         assert_eq!(events.events.iter().map(|event| event.what.as_str()).collect::<Vec<_>>(), ["announced"]);
@@ -89,7 +100,7 @@ async fn a_coordinator_that_starts_again_goes_on_under_a_higher_epoch() {
 #[tokio::test]
 async fn an_aborted_rollout_ends_and_says_who_ended_it() {
     let (_directory, state) = state();
-    with_driver(&state, async |asker, agent| {
+    with_driver(&state, async |asker, side| {
         broadcast(&asker).await;
         let target = AppTarget { app: shop(), revision: None };
         let hand = api::HandRequest { message: Some("wrong branch".into()), ..api::HandRequest::default() };
@@ -100,7 +111,7 @@ async fn an_aborted_rollout_ends_and_says_who_ended_it() {
             .await
             .unwrap_err();
         assert_eq!(refused.code, "aborted");
-        assert_eq!(desired(&agent).apps[&shop()].mode, unstale_protocol::message::Mode::Abort);
+        assert_eq!(desired(&side).apps[&shop()].mode, unstale_protocol::message::Mode::Abort);
         assert_eq!(broadcast(&asker).await.baseline.revision, Revision(2));
     })
     .await;
@@ -109,7 +120,7 @@ async fn an_aborted_rollout_ends_and_says_who_ended_it() {
 #[tokio::test]
 async fn what_is_not_there_is_refused_with_advice() {
     let (_directory, state) = state();
-    with_driver(&state, async |asker, _agent| {
+    with_driver(&state, async |asker, _side| {
         let target = AppTarget { app: shop(), revision: None };
         let no_rollout = asker.ask(|answer| Command::Rollout(target, answer)).await.unwrap_err();
         assert_eq!((no_rollout.status, no_rollout.help.is_some()), (404, true));
@@ -129,11 +140,31 @@ async fn what_is_not_there_is_refused_with_advice() {
 #[tokio::test]
 async fn nonsense_on_the_bus_changes_nothing() {
     let (_directory, state) = state();
-    with_driver(&state, async |asker, agent| {
-        for message in [b"".as_slice(), b"{", b"[]", b"{\"kind\":\"song\"}", b"{\"kind\":\"report\"}", &[0xff; 64]] {
-            agent.reports.send(message).unwrap();
+    with_driver(&state, async |asker, side| {
+        let closed = |payload: &str| seal().close(Channel::Report, payload).unwrap();
+        for message in [b"".as_slice(), b"{", b"[]", &[0xff; 64]] {
+            side.deliver(ToCoordinator::Report(message.into())).unwrap();
+        }
+        for payload in ["", "[]", "{\"kind\":\"song\"}", "{\"kind\":\"report\"}"] {
+            side.deliver(ToCoordinator::Report(closed(payload))).unwrap();
         }
         assert_eq!(asker.ask(Command::Status).await.unwrap().hosts, []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_bus_has_lost_or_holds_instead_is_written_again() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, mut side| {
+        broadcast(&asker).await;
+        let older = seal().close(Channel::Desired, "{\"epoch\":1,\"generation\":1}").unwrap();
+        for found in [None, Some(older), Some::<Encoded>((*b"noise").into())] {
+            let ours = side.desired.borrow_and_update().clone();
+            side.deliver(ToCoordinator::Tip(found)).unwrap();
+            side.desired.changed().await.unwrap();
+            assert_eq!(*side.desired.borrow(), ours);
+        }
     })
     .await;
 }

@@ -4,7 +4,7 @@
 
 use crate::api::{Why, WhyFinding};
 use crate::cli::Selector;
-use crate::commands::{parts, up};
+use crate::commands::{parts, roles};
 use crate::config::Config;
 use anyhow::{Context as _, bail};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ const LINES_MAX: usize = 40;
 /// # Errors
 /// Where the processes cannot be looked at, or the target is something that only a coordinator knows.
 pub(super) async fn look(target: &Selector, config: &Config) -> anyhow::Result<Why> {
-    let host = up::name(config)?;
+    let host = roles::name(config)?;
     let mut eyes = Eyes::new(parts::reader(), parts::parser());
     let listed = eyes.units().await.context("cannot look at the processes of this host")?.units;
     let is_chosen = |unit: &&Unit| match target {
@@ -80,11 +80,11 @@ async fn finding(host: &str, unit: &Unit, workers: &[InspectedWorker], hands: &H
             worker.judged.enums.iter().filter(|entry| matches!(entry.verdict, Verdict::Stale | Verdict::Unknown));
         let verdict = worker.judged.verdict.map_or("not judged", Verdict::as_str);
         let head = format!("by its own source: {verdict}");
-        let said = std::iter::once(head).chain(telling.flat_map(up::differences)).collect();
+        let said = std::iter::once(head).chain(telling.flat_map(roles::differences)).collect();
         (worker.process.identity.pid, escape::command(&worker.process.command), said)
     };
     let processes: Vec<_> = workers.iter().map(of_process).collect();
-    evidence.extend(up::told(&processes));
+    evidence.extend(roles::told(&processes));
     if let Some(more @ 1..) = evidence.len().checked_sub(LINES_MAX) {
         evidence.truncate(LINES_MAX);
         evidence.push(format!("and {more} lines more"));

@@ -15,7 +15,7 @@ const COUNTER: &str = "counter";
 
 /// The agent's store, in one life of the agent.
 #[derive(Debug)]
-pub(super) struct AgentDisk {
+pub(in crate::commands) struct AgentDisk {
     store: Store,
     incarnation: Incarnation,
     seed: u64,
@@ -26,7 +26,7 @@ impl AgentDisk {
     ///
     /// # Errors
     /// Where the store or the kernel's random numbers cannot be used.
-    pub(super) fn open(store: Store) -> anyhow::Result<Self> {
+    pub(in crate::commands) fn open(store: Store) -> anyhow::Result<Self> {
         let life = store.load(LIFE).context("cannot read the agent's state")?;
         let last: u64 = match life.get(COUNTER) {
             Some(value) => serde_json::from_slice(value).map_err(|error| store.corrupt(&format!("{LIFE}: {error}")))?,
@@ -47,12 +47,12 @@ impl AgentDisk {
     }
 
     /// Returns this life of the agent.
-    pub(super) fn incarnation(&self) -> Incarnation {
+    pub(in crate::commands) fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
 
     /// Returns a random number for the jitter of timers.
-    pub(super) fn seed(&self) -> u64 {
+    pub(in crate::commands) fn seed(&self) -> u64 {
         self.seed
     }
 
@@ -60,7 +60,7 @@ impl AgentDisk {
     ///
     /// # Errors
     /// Where the store cannot be read, or a record makes no sense.
-    pub(super) fn records(&self) -> anyhow::Result<Vec<Record>> {
+    pub(in crate::commands) fn records(&self) -> anyhow::Result<Vec<Record>> {
         let mut records = Vec::new();
         for table in TABLES {
             for (key, value) in self.store.load(table)? {

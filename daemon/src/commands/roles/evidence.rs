@@ -17,14 +17,14 @@ const PIDS_SHOWN: usize = 10;
 
 /// The newest survey of this host.
 #[derive(Debug)]
-pub(super) struct Evidence {
+pub(in crate::commands) struct Evidence {
     host: HostName,
     seen: watch::Receiver<Arc<Survey>>,
 }
 
 impl Evidence {
     /// Makes evidence of what `seen` shows of `host`.
-    pub(super) fn new(host: HostName, seen: watch::Receiver<Arc<Survey>>) -> Self {
+    pub(in crate::commands) fn new(host: HostName, seen: watch::Receiver<Arc<Survey>>) -> Self {
         Self { host, seen }
     }
 }

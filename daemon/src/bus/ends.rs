@@ -1,0 +1,260 @@
+//! The two ends that a bus has, and the sides that a transport works on.
+//!
+//! The coordinator's driver and the agent's pump hold an *end*; a transport holds the *side* behind it and carries
+//! bytes between that side and its broker, or the other side. What has a state (desired, manifests, link, lease) is
+//! kept and may be told again at any time; what is said once (reports, permits) may be lost. A transport that has lost
+//! its broker says so on its side and goes on trying.
+
+use super::envelope::{Channel, Encoded};
+use super::queue::{Closed, Receiver, Sender, queue};
+use std::collections::BTreeMap;
+use tokio::sync::watch;
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::{Epoch, HostName};
+use unstale_protocol::time::Moment;
+
+/// Messages that wait for the coordinator's driver; a transport that can leave them at its broker does.
+const TO_COORDINATOR_MAX: usize = 256;
+/// Permits and other words that wait for the coordinator's transport.
+const FROM_COORDINATOR_MAX: usize = 1024;
+/// Messages that wait for an agent that is busy; older permits have expired by then.
+const TO_AGENT_MAX: usize = 64;
+/// Messages that wait for an agent's transport.
+const FROM_AGENT_MAX: usize = 64;
+
+/// Whether a transport reaches its broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Not yet, or no longer, and why.
+    Down(String),
+    /// In the session of this number, from 1.
+    Up(u64),
+}
+
+/// Leadership, as the broker grants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// The fencing number of what is written under it.
+    pub(crate) epoch: Epoch,
+    /// It ends then, on the coordinator's own clock, counted from before it was asked for.
+    pub(crate) until: Moment,
+}
+
+/// What the coordinator's driver hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToCoordinator {
+    /// The link has changed.
+    Link(Link),
+    /// The lease was granted or renewed, or is lost.
+    Lease(Option<Lease>),
+    /// An envelope with a report or a request.
+    Report(Encoded),
+    /// What the bus retains as desired: not what this coordinator published last. `None` where there is nothing.
+    Tip(Option<Encoded>),
+}
+
+/// What the coordinator's transport is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FromCoordinator {
+    /// An envelope with a permit for this host.
+    Permit(HostName, Encoded),
+    /// The host will not come back: what the bus holds for it is to be removed.
+    Forget(HostName),
+}
+
+/// What an agent hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToAgent {
+    /// The link has changed.
+    Link(Link),
+    /// An envelope with a desired state.
+    Desired(Encoded),
+    /// An envelope with a permit.
+    Permit(Encoded),
+    /// An envelope with the manifest of this digest, as the bus says.
+    Manifest(Fingerprint, Encoded),
+}
+
+/// What an agent's transport is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FromAgent {
+    /// An envelope with a report or a request.
+    Report(Encoded),
+    /// The manifest of this digest is needed. One that is not there yet is asked for again.
+    WantManifest(Fingerprint),
+}
+
+/// The coordinator's end.
+#[derive(Debug)]
+pub(crate) struct CoordinatorEnd {
+    /// Publishes the desired state; a later one replaces an earlier one that nobody has seen. Whatever is sent here,
+    /// also the same again, is written to the bus.
+    pub(crate) desired: watch::Sender<Option<Encoded>>,
+    /// The highest epoch that is known here: a lease is granted above it.
+    pub(crate) epoch: watch::Sender<Epoch>,
+    /// Manifests by digest: what agents can fetch. Who owns it takes away what nobody wants.
+    pub(crate) manifests: Shelf,
+    outgoing: Sender<FromCoordinator>,
+    incoming: Receiver<ToCoordinator>,
+    link: watch::Receiver<Link>,
+    lease: watch::Receiver<Option<Lease>>,
+}
+
+/// The transport's side of it.
+#[derive(Debug)]
+pub(crate) struct CoordinatorSide {
+    pub(crate) desired: watch::Receiver<Option<Encoded>>,
+    pub(crate) epoch: watch::Receiver<Epoch>,
+    pub(crate) manifests: watch::Receiver<BTreeMap<Fingerprint, Encoded>>,
+    pub(crate) outgoing: Receiver<FromCoordinator>,
+    pub(crate) incoming: Sender<ToCoordinator>,
+    pub(crate) link: watch::Sender<Link>,
+    pub(crate) lease: watch::Sender<Option<Lease>>,
+}
+
+/// The agent's end.
+#[derive(Debug)]
+pub(crate) struct AgentEnd {
+    outgoing: Sender<FromAgent>,
+    incoming: Receiver<ToAgent>,
+    link: watch::Receiver<Link>,
+}
+
+/// The transport's side of it.
+#[derive(Debug)]
+pub(crate) struct AgentSide {
+    pub(crate) outgoing: Receiver<FromAgent>,
+    pub(crate) incoming: Sender<ToAgent>,
+    pub(crate) link: watch::Sender<Link>,
+}
+
+fn not_yet() -> Link {
+    Link::Down("not connected yet".to_owned())
+}
+
+/// Makes the coordinator's end and the side behind it.
+pub(crate) fn coordinator() -> (CoordinatorEnd, CoordinatorSide) {
+    let (desired, desired_seen) = watch::channel(None);
+    let (epoch, epoch_seen) = watch::channel(Epoch::default());
+    let (shelf, manifests) = watch::channel(BTreeMap::new());
+    let (outgoing, outgoing_taken) = queue(FROM_COORDINATOR_MAX);
+    let (incoming, incoming_taken) = queue(TO_COORDINATOR_MAX);
+    let (link, link_seen) = watch::channel(not_yet());
+    let (lease, lease_seen) = watch::channel(None);
+    (
+        CoordinatorEnd {
+            desired,
+            epoch,
+            manifests: Shelf(shelf),
+            outgoing,
+            incoming: incoming_taken,
+            link: link_seen,
+            lease: lease_seen,
+        },
+        CoordinatorSide {
+            desired: desired_seen,
+            epoch: epoch_seen,
+            manifests,
+            outgoing: outgoing_taken,
+            incoming,
+            link,
+            lease,
+        },
+    )
+}
+
+/// Makes an agent's end and the side behind it.
+pub(crate) fn agent() -> (AgentEnd, AgentSide) {
+    let (outgoing, outgoing_taken) = queue(FROM_AGENT_MAX);
+    let (incoming, incoming_taken) = queue(TO_AGENT_MAX);
+    let (link, link_seen) = watch::channel(not_yet());
+    (
+        AgentEnd { outgoing, incoming: incoming_taken, link: link_seen },
+        AgentSide { outgoing: outgoing_taken, incoming, link },
+    )
+}
+
+impl CoordinatorEnd {
+    /// Tells the transport something once.
+    pub(crate) fn send(&self, message: FromCoordinator) {
+        // A transport that is gone ends the process; until then nothing rests on what it is told.
+        self.outgoing.send(message).unwrap_or_default();
+    }
+
+    /// Publishes again what was published last.
+    pub(crate) fn publish_again(&self) {
+        self.desired.send_modify(|_| {});
+    }
+
+    /// Returns what comes next; `None` once the transport is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: a message is taken only by a call that returns it.
+    pub(crate) async fn next(&mut self) -> Option<ToCoordinator> {
+        tokio::select! {
+            // What has a state goes first: reports are judged under the lease that is in force.
+            biased;
+            Ok(()) = self.link.changed() => Some(ToCoordinator::Link(self.link.borrow_and_update().clone())),
+            Ok(()) = self.lease.changed() => Some(ToCoordinator::Lease(*self.lease.borrow_and_update())),
+            message = self.incoming.receive() => message,
+        }
+    }
+}
+
+impl CoordinatorSide {
+    /// Hands a message on. Of an envelope that is longer than any of its kind only so much is kept that this shows.
+    ///
+    /// # Errors
+    /// [`Closed`] where the coordinator is gone.
+    pub(crate) fn deliver(&self, message: ToCoordinator) -> Result<(), Closed> {
+        self.incoming.send(match message {
+            ToCoordinator::Report(bytes) => ToCoordinator::Report(Channel::Report.shortened(bytes)),
+            ToCoordinator::Tip(Some(bytes)) => ToCoordinator::Tip(Some(Channel::Desired.shortened(bytes))),
+            other => other,
+        })
+    }
+}
+
+impl AgentEnd {
+    /// Tells the transport something once.
+    ///
+    /// # Errors
+    /// [`Closed`] where it is gone.
+    pub(crate) fn send(&self, message: FromAgent) -> Result<(), Closed> {
+        self.outgoing.send(message)
+    }
+
+    /// Returns what comes next; `None` once the transport is gone.
+    ///
+    /// # Cancel safety
+    /// Safe: a message is taken only by a call that returns it.
+    pub(crate) async fn next(&mut self) -> Option<ToAgent> {
+        tokio::select! {
+            biased;
+            Ok(()) = self.link.changed() => Some(ToAgent::Link(self.link.borrow_and_update().clone())),
+            message = self.incoming.receive() => message,
+        }
+    }
+}
+
+/// Manifests by digest: what a key of its own is on a network bus. Who owns it takes away what nobody wants.
+#[derive(Debug)]
+pub(crate) struct Shelf(watch::Sender<BTreeMap<Fingerprint, Encoded>>);
+
+impl Shelf {
+    /// Lays a manifest out.
+    pub(crate) fn put(&self, digest: Fingerprint, envelope: Encoded) {
+        self.0.send_modify(|manifests| {
+            manifests.insert(digest, envelope);
+        });
+    }
+
+    /// Takes away all that `is_wanted` does not choose, and returns which those were.
+    pub(crate) fn retain(&self, is_wanted: impl Fn(&Fingerprint) -> bool) -> Vec<Fingerprint> {
+        let gone: Vec<Fingerprint> = self.0.borrow().keys().filter(|digest| !is_wanted(digest)).copied().collect();
+        if !gone.is_empty() {
+            self.0.send_modify(|manifests| manifests.retain(|digest, _| is_wanted(digest)));
+        }
+        gone
+    }
+}

@@ -1,0 +1,172 @@
+//! Between a bus and the agent's driver: envelopes on one side, messages on the other.
+//!
+//! What makes no sense, is not signed by whom it should be, or is for somebody else is skipped and counted.
+
+use crate::bus::ends::{AgentEnd, FromAgent, Link, ToAgent};
+use crate::bus::envelope::{Channel, Encoded, Rejected, Seal};
+use crate::coordinator::key_interval;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use unstale_agent::driver::{Incoming, Outgoing};
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::HostName;
+use unstale_protocol::manifest::Manifest;
+use unstale_protocol::message::Permit;
+
+/// Carries messages until `shutdown` is cancelled or either side is gone.
+///
+/// # Errors
+/// None: a bus never fails, it only loses messages.
+pub(super) async fn run(
+    (mut bus, seal): (AgentEnd, Seal),
+    host: HostName,
+    incoming: mpsc::Sender<Incoming>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut post = Post { seal, host };
+    let mut keys_due = key_interval();
+    loop {
+        let message = tokio::select! {
+            message = bus.next() => match message {
+                Some(message) => post.open(message),
+                None => return Ok(()),
+            },
+            message = outgoing.recv() => {
+                let Some(message) = message else { return Ok(()) };
+                if let Some(message) = post.close(&message)
+                    && bus.send(message).is_err()
+                {
+                    return Ok(());
+                }
+                None
+            }
+            _ = keys_due.tick() => {
+                post.seal.refresh();
+                None
+            }
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let Some(message) = message else { continue };
+        tokio::select! {
+            sent = incoming.send(message) => if sent.is_err() { return Ok(()) },
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// What opens and closes the envelopes of one host.
+struct Post {
+    seal: Seal,
+    host: HostName,
+}
+
+impl Post {
+    fn open(&mut self, message: ToAgent) -> Option<Incoming> {
+        match message {
+            ToAgent::Link(Link::Up(session)) => {
+                tracing::info!(session, "connected to the bus");
+                Some(Incoming::Connected)
+            }
+            // The transport has said why.
+            ToAgent::Link(Link::Down(_)) => None,
+            ToAgent::Desired(envelope) => {
+                self.read(Channel::Desired, &envelope).map(|desired| Incoming::Desired(Box::new(desired)))
+            }
+            ToAgent::Permit(envelope) => {
+                let permit: Permit = self.read(Channel::Permit, &envelope)?;
+                if permit.host != self.host {
+                    self.seal.reject(Channel::Permit, Rejected::OtherHost);
+                    return None;
+                }
+                Some(Incoming::Permit(Box::new(permit)))
+            }
+            ToAgent::Manifest(digest, envelope) => {
+                let manifest = self.read_manifest(digest, &envelope)?;
+                Some(Incoming::Manifest(digest, Arc::new(manifest)))
+            }
+        }
+    }
+
+    fn read_manifest(&mut self, digest: Fingerprint, envelope: &Encoded) -> Option<Manifest> {
+        let opened = self.seal.open(Channel::Manifest, envelope).ok()?;
+        if Fingerprint::of_bytes(opened.payload.as_bytes()) != digest {
+            self.seal.reject(Channel::Manifest, Rejected::Digest);
+            return None;
+        }
+        self.parse(Channel::Manifest, &opened.payload)
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, channel: Channel, envelope: &Encoded) -> Option<T> {
+        // What is rejected is counted where it is.
+        let opened = self.seal.open(channel, envelope).ok()?;
+        self.parse(channel, &opened.payload)
+    }
+
+    fn parse<T: DeserializeOwned>(&mut self, channel: Channel, payload: &str) -> Option<T> {
+        match serde_json::from_str(payload) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                tracing::debug!(%error, "message makes no sense");
+                self.seal.reject(channel, Rejected::Payload);
+                None
+            }
+        }
+    }
+
+    fn close(&self, message: &Outgoing) -> Option<FromAgent> {
+        match message {
+            Outgoing::Upward(message) => {
+                let payload = serde_json::to_string(message).ok()?;
+                self.seal.close(Channel::Report, &payload).ok().map(FromAgent::Report)
+            }
+            Outgoing::WantManifest(digest) => Some(FromAgent::WantManifest(*digest)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::envelope::FleetName;
+    use serde_json::json;
+
+    fn post() -> Post {
+        Post { seal: Seal::bare(FleetName::new("default").unwrap()), host: HostName::new("web-1").unwrap() }
+    }
+
+    fn permit(host: &str) -> String {
+        let salt = "00".repeat(16);
+        json!({
+            "host": host, "slot": "celery/none/x/0/1", "identity": {"pid": 7, "start_ticks": 1, "pid_namespace": 0},
+            "nonce": {"incarnation": {"counter": 1, "random": salt}, "at": 5},
+            "version": {"epoch": 1, "generation": 1}, "purpose": {"drain": "drain-1"},
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_permit_for_another_host_is_not_taken() {
+        let mut post = post();
+        let close = |payload: &str| post.seal.close(Channel::Permit, payload).unwrap();
+        let (ours, others, noise) = (close(&permit("web-1")), close(&permit("web-2")), close("{}"));
+        assert!(matches!(post.open(ToAgent::Permit(ours)), Some(Incoming::Permit(_))));
+        assert!(post.open(ToAgent::Permit(others)).is_none());
+        assert!(post.open(ToAgent::Permit(noise)).is_none());
+        let rejected = post.seal.rejected();
+        assert_eq!((rejected["other_host"], rejected["payload"]), (1, 1));
+    }
+
+    #[test]
+    fn a_manifest_under_another_digest_is_not_taken() {
+        let mut post = post();
+        let text = serde_json::to_string(&Manifest::default()).unwrap();
+        let envelope = post.seal.close(Channel::Manifest, &text).unwrap();
+        let digest = Fingerprint::of_bytes(text.as_bytes());
+        assert!(matches!(post.open(ToAgent::Manifest(digest, Arc::clone(&envelope))), Some(Incoming::Manifest(..))));
+        assert!(post.open(ToAgent::Manifest(Fingerprint::of_bytes(b"x"), envelope)).is_none());
+        assert_eq!(post.seal.rejected()["digest"], 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! The driver's words on the bus: envelopes out, envelopes in, and what is there instead of ours.
+
+use super::{Driver, records};
+use crate::bus::ends::{Link, ToCoordinator};
+use crate::bus::envelope::{Channel, Encoded, Rejected};
+use anyhow::Context as _;
+use std::time::Duration;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::message::{Desired, Upward};
+
+/// How often the files of keys are looked at.
+const KEY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Returns when the files of keys are to be looked at.
+pub(crate) fn key_interval() -> Interval {
+    let mut interval = interval(KEY_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+impl Driver {
+    pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {
+        let payload = serde_json::to_string(desired).context("cannot encode the desired state")?;
+        let envelope = self.seal.close(Channel::Desired, &payload).context("cannot encode the desired state")?;
+        self.bus.epoch.send_replace(desired.epoch);
+        self.bus.desired.send_replace(Some(envelope));
+        Ok(())
+    }
+
+    /// Lays all manifests of the store out for agents to fetch.
+    pub(super) fn lay_manifests_out(&self) -> anyhow::Result<()> {
+        for (digest, bytes) in records::manifests(&self.store).context("cannot read the manifests")? {
+            self.lay_manifest_out(digest, &bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lay_manifest_out(&self, digest: Fingerprint, bytes: &[u8]) -> anyhow::Result<()> {
+        let payload = std::str::from_utf8(bytes).context("a manifest is not text")?;
+        let envelope = self.seal.close(Channel::Manifest, payload).context("cannot encode a manifest")?;
+        self.bus.manifests.put(digest, envelope);
+        Ok(())
+    }
+
+    /// Follows changes of the files of keys; everything that is retained on the bus is signed with the newest.
+    pub(super) fn refresh_keys(&mut self) -> anyhow::Result<()> {
+        let before = self.seal.key();
+        self.seal.refresh();
+        if self.seal.key() != before {
+            self.lay_manifests_out()?;
+            self.publish(&self.machine.desired())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hear(&mut self, message: ToCoordinator) {
+        match message {
+            ToCoordinator::Report(envelope) => self.take(&envelope),
+            ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
+            ToCoordinator::Lease(Some(lease)) => self.machine.handle_lease(lease.until, self.clock.now()),
+            // What was granted ends by itself; until then nobody else leads.
+            ToCoordinator::Lease(None) => tracing::warn!("the lease on leadership is lost"),
+            ToCoordinator::Link(Link::Up(session)) => tracing::info!(session, "connected to the bus"),
+            // The transport has said why.
+            ToCoordinator::Link(Link::Down(_)) => {}
+        }
+    }
+
+    fn take(&mut self, envelope: &Encoded) {
+        // What is rejected is counted where it is.
+        let Ok(opened) = self.seal.open(Channel::Report, envelope) else { return };
+        let message = serde_json::from_str::<Upward>(&opened.payload);
+        let host = match &message {
+            Ok(Upward::Report(report)) => &report.host,
+            Ok(Upward::Ask(ask)) => &ask.host,
+            Ok(Upward::Unknown) => return tracing::debug!("message of an unknown kind skipped"),
+            Err(error) => {
+                tracing::debug!(%error, "message makes no sense");
+                return self.seal.reject(Channel::Report, Rejected::Payload);
+            }
+        };
+        if self.seal.check_speaker(opened.by.as_ref(), host).is_err() {
+            return;
+        }
+        let now = self.clock.now();
+        match &message {
+            Ok(Upward::Report(report)) => self.machine.handle_report(report, now),
+            Ok(Upward::Ask(ask)) => self.machine.handle_ask(ask, now),
+            Ok(Upward::Unknown) | Err(_) => {}
+        }
+    }
+
+    /// Something else than ours is on the bus: nothing, an older state, a later reign's, or somebody's noise.
+    fn look_at_tip(&mut self, found: Option<&Encoded>) {
+        let desired = found.and_then(|envelope| {
+            let opened = self.seal.open(Channel::Desired, envelope).ok()?;
+            let desired = serde_json::from_str::<Desired>(&opened.payload);
+            desired.inspect_err(|_| self.seal.reject(Channel::Desired, Rejected::Payload)).ok()
+        });
+        match desired {
+            Some(found) if found.version() > self.machine.version() => {
+                tracing::warn!(version = %found.version(), "the bus holds a later desired state than this disk");
+            }
+            found => {
+                let version = found.map_or_else(|| "none".to_owned(), |found| found.version().to_string());
+                tracing::info!(found = version, "desired state written to the bus again");
+                self.bus.publish_again();
+            }
+        }
+    }
+}
