@@ -4,6 +4,7 @@
 //! rollout has come. Nothing frees a permit but the report of the host that holds it.
 
 mod budget;
+mod people;
 mod probe;
 mod record;
 mod reports;
@@ -17,7 +18,7 @@ pub use record::{
 pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
 
 use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, SlotId, Version};
-use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Mode, Nonce, Permit, Report, Want};
+use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, Permit, Report, Want};
 use crate::time::Moment;
 use probe::Open;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -295,191 +296,6 @@ impl Coordinator {
             probes: self.desired_probes(),
             must: Vec::new(),
         }
-    }
-
-    /// Takes a broadcast. The same fingerprint as the current revision's re-attaches to it, except after an
-    /// abort; anything else is a new revision.
-    pub fn handle_broadcast(&mut self, broadcast: &Broadcast, now: Moment) -> Accepted {
-        let revisions = self.rollouts.entry(broadcast.app.clone()).or_default();
-        let last = revisions.last_key_value().map(|(revision, _)| *revision);
-        self.version.generation = self.version.generation.next();
-        let version = self.version;
-        let is_same = revisions
-            .values()
-            .next_back()
-            .is_some_and(|current| current.fingerprint == broadcast.fingerprint && current.mode != Mode::Abort);
-        let revision = if is_same { last.unwrap_or_default() } else { last.unwrap_or_default().next() };
-        let rollout = revisions.entry(revision).or_insert_with(|| RolloutRecord {
-            revision,
-            manifest: broadcast.manifest,
-            fingerprint: broadcast.fingerprint,
-            mode: Mode::Run,
-            mode_because: String::new(),
-            attempt: version.generation,
-            since: version,
-            terms: broadcast.terms.clone(),
-            verified: BTreeMap::new(),
-            asked_by: broadcast.asked_by.clone(),
-            message: broadcast.message.clone(),
-            meta: broadcast.meta.clone(),
-            at_ms: broadcast.at_ms,
-        });
-        rollout.terms = broadcast.terms.clone();
-        // A halted rollout stays halted: only an operator's resume lets failed units be tried again.
-        if rollout.mode != Mode::Halt {
-            rollout.attempt = version.generation;
-        }
-        // The origin may differ although nothing that is compared does.
-        rollout.manifest = broadcast.manifest;
-        let record = rollout.clone();
-        let what = if is_same { "announced again" } else { "announced" };
-        let event = event(what, &broadcast.app, revision, &broadcast.asked_by);
-        self.publish(vec![Record::Rollout(broadcast.app.clone(), record), event]);
-        self.review(now);
-        Accepted { revision, is_same }
-    }
-
-    /// Stops purging and asking until resumed.
-    ///
-    /// # Errors
-    /// [`Refused`] where there is no such current rollout or it was aborted.
-    pub fn handle_pause(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
-        self.set_mode(app, revision, Mode::Pause, "paused", by)
-    }
-
-    /// Goes on after a pause or a halt. Units that failed are tried again.
-    ///
-    /// # Errors
-    /// [`Refused`] where there is no such current rollout or it was aborted.
-    pub fn handle_resume(
-        &mut self,
-        app: &AppName,
-        revision: Option<Revision>,
-        max_unavailable: Option<MaxUnavailable>,
-        by: &str,
-        now: Moment,
-    ) -> Result<Revision, Refused> {
-        let revision = self.current(app, revision)?;
-        if let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) {
-            if rollout.mode == Mode::Abort {
-                return Err(Refused::Aborted(app.clone(), revision));
-            }
-            rollout.attempt = self.version.generation.next();
-            if max_unavailable.is_some() {
-                rollout.terms.max_unavailable = max_unavailable;
-            }
-        }
-        let revision = self.set_mode(app, Some(revision), Mode::Run, "resumed", by)?;
-        self.review(now);
-        Ok(revision)
-    }
-
-    /// Says how many hosts the fleet has, after the list of them was lost.
-    pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) {
-        self.stated_hosts = Some(hosts);
-        self.find_hosts();
-        self.review(now);
-    }
-
-    /// Ends a rollout and calls back what was asked and not yet begun. Always wins.
-    ///
-    /// # Errors
-    /// [`Refused`] where there is no such current rollout.
-    pub fn handle_abort(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
-        self.set_mode(app, revision, Mode::Abort, "aborted", by)
-    }
-
-    fn current(&self, app: &AppName, revision: Option<Revision>) -> Result<Revision, Refused> {
-        let current = self.rollouts.get(app).and_then(|revisions| revisions.last_key_value());
-        let Some((current, _)) = current else { return Err(Refused::NoRollout(app.clone())) };
-        match revision {
-            Some(asked) if asked != *current => Err(Refused::NotCurrent(app.clone(), asked, *current)),
-            _ => Ok(*current),
-        }
-    }
-
-    fn set_mode(
-        &mut self,
-        app: &AppName,
-        revision: Option<Revision>,
-        mode: Mode,
-        what: &str,
-        because: &str,
-    ) -> Result<Revision, Refused> {
-        let revision = self.current(app, revision)?;
-        let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) else {
-            return Err(Refused::NoRollout(app.clone()));
-        };
-        if rollout.mode == Mode::Abort && mode != Mode::Abort {
-            return Err(Refused::Aborted(app.clone(), revision));
-        }
-        rollout.mode = mode;
-        because.clone_into(&mut rollout.mode_because);
-        let record = rollout.clone();
-        self.next_generation();
-        self.pending.clear();
-        self.publish(vec![Record::Rollout(app.clone(), record), event(what, app, revision, because)]);
-        Ok(revision)
-    }
-
-    /// Takes units out of work. Returns the drain of each, existing ones again.
-    pub fn handle_drain(&mut self, drains: Vec<DrainRecord>, now: Moment) -> Vec<DrainId> {
-        let mut ids = Vec::new();
-        let mut records = Vec::new();
-        for drain in drains {
-            let known = self.drains.iter().find(|(_, old)| old.host == drain.host && old.slot == drain.slot);
-            let id = match known {
-                Some((id, _)) => id.clone(),
-                None => match DrainId::new(format!("drain-{}", self.next_drain)) {
-                    Ok(id) => id,
-                    Err(_) => continue,
-                },
-            };
-            self.next_drain += 1;
-            records.push(Record::Drain(id.clone(), Some(drain.clone())));
-            self.drains.insert(id.clone(), drain);
-            ids.push(id);
-        }
-        if !records.is_empty() {
-            self.next_generation();
-            self.publish(records);
-        }
-        self.review(now);
-        ids
-    }
-
-    /// Gives a drained unit back.
-    ///
-    /// # Errors
-    /// [`Refused::NoDrain`].
-    pub fn handle_undrain(&mut self, id: &DrainId, now: Moment) -> Result<(), Refused> {
-        if self.drains.remove(id).is_none() {
-            return Err(Refused::NoDrain(id.clone()));
-        }
-        self.next_generation();
-        self.publish(vec![Record::Drain(id.clone(), None)]);
-        self.review(now);
-        Ok(())
-    }
-
-    /// Forgets a host that will not come back: it uses no budget and is not expected.
-    ///
-    /// # Errors
-    /// [`Refused::NoHost`].
-    pub fn handle_forget(&mut self, name: &HostName, now: Moment) -> Result<(), Refused> {
-        if self.hosts.remove(name).is_none() {
-            return Err(Refused::NoHost(name.clone()));
-        }
-        let mut records = vec![Record::Host(name.clone(), None)];
-        let held: Vec<_> = self.permits.keys().filter(|(host, _)| host == name).cloned().collect();
-        for key in held {
-            self.permits.remove(&key);
-            records.push(Record::Permit(key.0, key.1, None));
-        }
-        self.pending.retain(|(host, _), _| host != name);
-        self.actions.push_back(Action::Store(records));
-        self.review(now);
-        Ok(())
     }
 
     /// Takes a request for permits.
