@@ -209,7 +209,7 @@ impl Driver {
             }
             Command::Pause(target, request, caller, answer) => {
                 let by = people::record(&caller, request.message.as_deref());
-                let result = self.machine.handle_pause(&target.app, target.revision, &by);
+                let result = self.machine.handle_pause(&target.app, target.revision, &by, self.clock.now());
                 self.act()?;
                 reply(
                     answer,
@@ -221,11 +221,10 @@ impl Driver {
             Command::Resume(target, request, caller, answer) => {
                 let by = people::record(&caller, request.message.as_deref());
                 let now = self.clock.now();
-                if let Some(hosts) = request.hosts {
-                    self.machine.handle_stated_hosts(hosts, now);
-                }
-                let result =
-                    self.machine.handle_resume(&target.app, target.revision, request.max_unavailable, &by, now);
+                let stated = request.hosts.map_or(Ok(()), |hosts| self.machine.handle_stated_hosts(hosts, now));
+                let result = stated.and_then(|()| {
+                    self.machine.handle_resume(&target.app, target.revision, request.max_unavailable, &by, now)
+                });
                 self.act()?;
                 reply(
                     answer,
@@ -236,7 +235,7 @@ impl Driver {
             }
             Command::Abort(target, request, caller, answer) => {
                 let by = people::record(&caller, request.message.as_deref());
-                let result = self.machine.handle_abort(&target.app, target.revision, &by);
+                let result = self.machine.handle_abort(&target.app, target.revision, &by, self.clock.now());
                 self.act()?;
                 reply(
                     answer,
@@ -320,6 +319,10 @@ impl Driver {
         let after = self.journal.newest();
         let accepted = self.machine.handle_broadcast(&broadcast, self.clock.now());
         self.act()?;
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(refused) => return Ok(Err(refusal(&refused))),
+        };
         self.forget_manifests()?;
         Ok(self.rollout(&app, Some(accepted.revision)).map(|baseline| {
             let standing = match (accepted.is_same, baseline.outcome) {
@@ -389,7 +392,7 @@ impl Driver {
                 at_ms: wall_ms(),
             })
             .collect();
-        let ids = self.machine.handle_drain(records, self.clock.now());
+        let ids = self.machine.handle_drain(records, self.clock.now()).map_err(|refused| refusal(&refused))?;
         let asked = self.machine.drains().into_iter().filter(|drain| ids.contains(&drain.id));
         Ok(answers::drains(asked.map(|drain| answers::drain(&drain)).collect()))
     }
@@ -450,6 +453,7 @@ fn refusal(refused: &Refused) -> api::Refusal {
         Refused::NotCurrent(..) => (409, "not-current", "name the current revision, or only the app"),
         Refused::Aborted(..) => (409, "aborted", "`unstale broadcast` begins a new revision"),
         Refused::NoDrain(_) => (404, "no-such-drain", "`unstale status` lists them"),
+        Refused::NotLeader => (503, "not-leader", "ask the coordinator that leads; `unstale status` there says so"),
         Refused::TooManyProbes => (429, "too-many-dry-runs", "try again when they are over"),
         Refused::NoHost(_) => (404, "no-such-host", "`unstale status` lists them"),
     };

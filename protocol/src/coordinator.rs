@@ -4,12 +4,14 @@
 //! rollout has come. Nothing frees a permit but the report of the host that holds it.
 
 mod budget;
+mod lead;
 mod people;
 mod probe;
 mod record;
 mod reports;
 mod status;
 
+pub use lead::{Leadership, Lease, Standing};
 pub use probe::{PROBES_MAX, ProbeHost, ProbeStatus};
 pub use record::{
     Broadcast, DrainRecord, Event, HostRecord, MaxUnavailable, MaxUnavailableError, PermitRecord, Record,
@@ -17,9 +19,11 @@ pub use record::{
 };
 pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
 
+use crate::fingerprint::Salt;
 use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, SlotId, Version};
-use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, Permit, Report, Want};
+use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, PARTIAL, Permit, Report, Want};
 use crate::time::Moment;
+use lead::Listening;
 use probe::Open;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -48,6 +52,10 @@ pub struct CoordinatorPolicy {
     pub probe_lifetime: Duration,
     /// Grant drains only: no rollout goes on.
     pub drains_only: bool,
+    /// Whether others can lead the same fleet.
+    pub leadership: Leadership,
+    /// Drawn at the start of this life where others can lead: it tells two reigns of one number apart.
+    pub life: Salt,
 }
 
 impl Default for CoordinatorPolicy {
@@ -63,6 +71,8 @@ impl Default for CoordinatorPolicy {
             republish_interval: Duration::from_secs(5),
             probe_lifetime: Duration::from_secs(15),
             drains_only: false,
+            leadership: Leadership::Sole,
+            life: Salt::default(),
         }
     }
 }
@@ -105,6 +115,9 @@ pub enum Refused {
     /// There is no such host.
     #[error("no host of the name {0} is known")]
     NoHost(HostName),
+    /// Another coordinator leads, or nobody does.
+    #[error("this coordinator stands by: it does not lead the fleet")]
+    NotLeader,
     /// So many dry runs are under way.
     #[error("{PROBES_MAX} dry runs are under way already")]
     TooManyProbes,
@@ -116,12 +129,21 @@ struct Host {
     /// The last report of this coordinator's life.
     report: Option<Report>,
     heard_at: Option<Moment>,
+    /// How long the bus had brought reports here by then.
+    heard_after: Duration,
     /// Since when its report has said the same.
     still_since: Option<Moment>,
-    /// The reign in which it was last heard.
+    /// The reign that it was last heard to follow.
     heard_in: Option<Epoch>,
     /// Two agents answer to this name.
     doubled: bool,
+}
+
+impl Host {
+    /// Tells whether anything was under way there when it was last heard.
+    fn is_acting(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.slots.iter().any(|slot| slot.phase.is_acting()))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -134,9 +156,26 @@ struct Pending {
 
 /// The mind of the coordinator.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that is known or not, whatever the others are")]
 pub struct Coordinator {
     policy: CoordinatorPolicy,
     started_at: Moment,
+    standing: Standing,
+    /// The number of the reign comes with the lease.
+    is_numbered: bool,
+    /// The highest version seen anywhere; above `version` where what it says is not known here.
+    seen: Version,
+    /// Who wrote the state that `version` names.
+    author: Salt,
+    /// Not all that was desired before this reign may be known.
+    partial: bool,
+    /// Drains that people took back in this reign.
+    released: BTreeSet<DrainId>,
+    /// How many hosts another coordinator expected.
+    hosts_elsewhere: u32,
+    /// Revisions of apps that hosts have followed and that are above those known here.
+    highest_revisions: BTreeMap<AppName, Revision>,
+    listening: Listening,
     /// When the epoch was last raised: at the start, and above any later reign that comes to light.
     reign_at: Moment,
     knew_hosts: bool,
@@ -150,8 +189,6 @@ pub struct Coordinator {
     permits: BTreeMap<(HostName, SlotId), PermitRecord>,
     hosts: BTreeMap<HostName, Host>,
     pending: BTreeMap<(HostName, SlotId), Pending>,
-    /// The lease on leadership ends then; `None` where nobody else can lead.
-    lease_until: Option<Moment>,
     /// The disk lost the list of hosts: no grants until an operator says how many there are.
     lost_hosts: bool,
     /// How many hosts an operator said the fleet has.
@@ -164,11 +201,24 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// Starts a reign with what the disk remembers: a higher epoch, the same desired state.
+    /// Starts with what the disk remembers. Where nobody else can lead that is a new reign: a higher epoch, the same
+    /// desired state. Where others can, it stands by until [`Coordinator::handle_lease`].
     pub fn new(policy: CoordinatorPolicy, records: Vec<Record>, now: Moment) -> Self {
         let mut machine = Self {
-            policy,
             started_at: now,
+            standing: match policy.leadership {
+                Leadership::Sole => Standing::Sole,
+                Leadership::Leased => Standing::Standby,
+            },
+            is_numbered: false,
+            seen: Version::default(),
+            author: policy.life,
+            partial: false,
+            released: BTreeSet::new(),
+            hosts_elsewhere: 0,
+            highest_revisions: BTreeMap::new(),
+            listening: Listening::default(),
+            policy,
             reign_at: now,
             knew_hosts: false,
             version: Version::default(),
@@ -180,7 +230,6 @@ impl Coordinator {
             permits: BTreeMap::new(),
             hosts: BTreeMap::new(),
             pending: BTreeMap::new(),
-            lease_until: None,
             lost_hosts: false,
             stated_hosts: None,
             published_at: now,
@@ -191,15 +240,19 @@ impl Coordinator {
             machine.remember(record);
         }
         machine.knew_hosts = !machine.hosts.is_empty();
-        machine.reign(machine.version.epoch.next(), now);
+        machine.seen = machine.version;
+        if machine.standing == Standing::Sole {
+            machine.listening.begin(now);
+            machine.reign(machine.version.epoch.next(), now);
+        }
         machine
     }
 
     fn remember(&mut self, record: Record) {
         match record {
-            Record::Reign { epoch, generation, lost_hosts } => {
+            Record::Reign { epoch, generation, lost_hosts, author, partial } => {
                 self.version = self.version.max(Version { epoch, generation });
-                self.lost_hosts = lost_hosts;
+                (self.lost_hosts, self.author, self.partial) = (lost_hosts, author, partial);
             }
             Record::Rollout(app, rollout) => {
                 self.rollouts.entry(app).or_default().insert(rollout.revision, rollout);
@@ -231,8 +284,11 @@ impl Coordinator {
     /// Raises the epoch and asserts the desired state under it. No host has been heard in the new reign yet.
     fn reign(&mut self, epoch: Epoch, now: Moment) {
         self.reign_at = now;
-        self.version = Version { epoch, generation: self.version.generation.next() };
+        let last = self.version.generation.max(self.seen.generation);
+        self.version = Version { epoch, generation: last.next() };
+        self.author = self.policy.life;
         self.pending.clear();
+        self.released.clear();
         self.publish(vec![]);
     }
 
@@ -245,7 +301,7 @@ impl Coordinator {
 
     fn reign_record(&self) -> Record {
         let Version { epoch, generation } = self.version;
-        Record::Reign { epoch, generation, lost_hosts: self.lost_hosts }
+        Record::Reign { epoch, generation, lost_hosts: self.lost_hosts, author: self.author, partial: self.partial }
     }
 
     fn next_generation(&mut self) -> Generation {
@@ -253,9 +309,10 @@ impl Coordinator {
         self.version.generation
     }
 
-    /// Publishes the desired state again, for a host that has not taken it in; at most every few seconds.
+    /// Publishes the desired state again, for a host that has not taken it in or a bus that lost it; at most every few
+    /// seconds.
     fn publish_again(&mut self, now: Moment) {
-        if now.since(self.published_at) >= self.policy.republish_interval {
+        if self.standing != Standing::Standby && now.since(self.published_at) >= self.policy.republish_interval {
             self.published_at = now;
             self.actions.push_back(Action::Publish(self.desired()));
         }
@@ -273,6 +330,8 @@ impl Coordinator {
                     mode: rollout.mode,
                     manifest: rollout.manifest,
                     attempt: rollout.attempt,
+                    fingerprint: Some(rollout.fingerprint),
+                    terms: Some(rollout.terms.clone()),
                 };
                 Some((app.clone(), desired))
             })
@@ -294,14 +353,18 @@ impl Coordinator {
             apps,
             drains,
             probes: self.desired_probes(),
-            must: Vec::new(),
+            author: self.author,
+            partial: self.partial,
+            hosts: self.expected_count(),
+            must: if self.partial { vec![PARTIAL.to_owned()] } else { Vec::new() },
         }
     }
 
     /// Takes a request for permits.
     pub fn handle_ask(&mut self, ask: &Ask, now: Moment) {
+        self.expire(now);
         self.pending.retain(|(host, _), _| *host != ask.host);
-        if ask.version == self.version {
+        if self.standing != Standing::Standby && ask.version == self.version {
             for want in &ask.wants {
                 let pending = Pending { nonce: ask.nonce, version: ask.version, want: want.clone(), received_at: now };
                 self.pending.insert((ask.host.clone(), want.slot.clone()), pending);
@@ -310,14 +373,10 @@ impl Coordinator {
         self.review(now);
     }
 
-    /// Takes the end of the lease on leadership, on this machine's own clock.
-    pub fn handle_lease(&mut self, until: Moment, now: Moment) {
-        self.lease_until = Some(until);
-        self.review(now);
-    }
-
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Moment) {
+        self.expire(now);
+        self.complete(now);
         self.end_forgotten_probes(now);
         self.review(now);
     }
@@ -327,12 +386,18 @@ impl Coordinator {
         self.actions.pop_front()
     }
 
-    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible, or a dry run
-    /// is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
+    /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible, the
+    /// lease ends, or a dry run is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let wait = self.reign_at.after(self.policy.takeover_wait);
         let granting = (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait);
-        granting.into_iter().chain(self.probe_end()).min()
+        let lease = match self.standing {
+            Standing::Leading { until } => Some(until),
+            Standing::Sole | Standing::Standby => None,
+        };
+        let end = self.partial_end();
+        let knows = (self.partial && self.standing != Standing::Standby && end > self.reviewed_at).then_some(end);
+        granting.into_iter().chain(self.probe_end()).chain(lease).chain(knows).min()
     }
 
     /// Returns the newest desired state's version.

@@ -114,8 +114,16 @@ digest!(
 
 digest!(
     /// 16 random bytes, shown as 32 hexadecimal digits: tells two lives of one counter apart.
+    #[derive(Default)]
     Salt, 16
 );
+
+impl Salt {
+    /// Tells whether nobody drew it: what a message holds that was written without one.
+    pub fn is_unset(&self) -> bool {
+        self.0 == [0; 16]
+    }
+}
 
 impl Fingerprint {
     /// Returns the plain SHA-256 of `bytes`: the name by which a manifest's JSON travels.

@@ -174,7 +174,9 @@ impl Host {
     /// Takes a desired state from the bus. Older ones are refused and said to be.
     pub fn handle_desired(&mut self, desired: &Desired, now: Moment) {
         let accepted = self.desired.version();
-        if desired.version() < accepted {
+        // Two coordinators took the same number: the one that was heard first is kept until one rules above both.
+        let is_rival = desired.epoch == accepted.epoch && desired.author != self.desired.author;
+        if desired.version() < accepted || is_rival {
             self.refused = Some(desired.version());
             return;
         }
@@ -187,6 +189,7 @@ impl Host {
             return;
         }
         self.unsupported = None;
+        self.forget_other_contents(desired);
         self.desired = desired.clone();
         self.probes.retain(|id, _| desired.probes.iter().any(|probe| probe.id == *id));
         self.actions.push_back(Action::Store(vec![Record::Desired(desired.clone())]));
@@ -200,6 +203,18 @@ impl Host {
         self.actions.push_back(Action::Look);
         self.report_at = now;
         self.review(now);
+    }
+
+    /// A revision that means something else now was given its number twice: what was seen of the first says nothing.
+    fn forget_other_contents(&mut self, desired: &Desired) {
+        for (name, wanted) in &desired.apps {
+            let known = self.desired.apps.get(name).and_then(|app| app.fingerprint);
+            if let (Some(known), Some(app)) = (known, self.apps.get_mut(name))
+                && wanted.fingerprint.is_some_and(|fingerprint| fingerprint != known)
+            {
+                *app = App::new(wanted.revision);
+            }
+        }
     }
 
     fn follow_desired_apps(&mut self, now: Moment) {
@@ -298,6 +313,8 @@ impl Host {
             && now.since(permit.nonce.at) < PERMIT_LIFETIME
             && permit.nonce.at <= now
             && permit.version == self.desired.version()
+            && permit.author == self.desired.author
+            && self.unsupported.is_none()
             && not_understood(&permit.must).is_none();
         let Some(want) = self.wants.get(&permit.slot) else { return };
         if !acceptable || want.identity != permit.identity || want.purpose != permit.purpose {
@@ -469,6 +486,9 @@ impl Host {
 
     /// A drained slot whose drain was taken back is given back; that needs no permit.
     fn begin_undrains(&mut self, now: Moment) {
+        if self.desired.partial {
+            return;
+        }
         let version = self.desired.version();
         let nonce = Nonce { incarnation: self.incarnation, at: now };
         let kept: BTreeSet<DrainId> = self.drains_here().map(|drain| drain.id.clone()).collect();

@@ -4,7 +4,8 @@
 //! in `must`, and a reader that does not know the name does nothing and says `unsupported`. All of them
 //! may be lost, repeated and reordered.
 
-use crate::fingerprint::Fingerprint;
+use crate::coordinator::Terms;
+use crate::fingerprint::{Fingerprint, Salt};
 use crate::ids::{
     AppName, DrainId, Epoch, Generation, HostName, Incarnation, PoolName, ProcessIdentity, Revision, SlotId, UnitId,
     Version,
@@ -15,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names that may stand in `must` and are understood here.
-pub const UNDERSTOOD: [&str; 0] = [];
+pub const UNDERSTOOD: [&str; 1] = [PARTIAL];
+
+/// The name of [`Desired::partial`] in `must`.
+pub const PARTIAL: &str = "partial";
 
 /// Returns the first name in `must` that this version does not understand.
 pub fn not_understood(must: &[String]) -> Option<&str> {
@@ -38,6 +42,15 @@ pub struct Desired {
     /// Dry runs: agents say what they would do.
     #[serde(default)]
     pub probes: Vec<Probe>,
+    /// The coordinator's life that wrote it: two that took the same number for their reign differ in this.
+    #[serde(default, skip_serializing_if = "Salt::is_unset")]
+    pub author: Salt,
+    /// Its coordinator may not know all that was desired before: what is drained stays so, though nothing names it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+    /// How many hosts its coordinator expected when it was written, for a coordinator that takes over.
+    #[serde(default)]
+    pub hosts: u32,
     /// Fields that must not be ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub must: Vec<String>,
@@ -63,6 +76,12 @@ pub struct DesiredApp {
     /// a repeated broadcast, so that what failed is tried again.
     #[serde(default)]
     pub attempt: Generation,
+    /// Digest of what is compared, where it is known: two revisions of one number that differ in it are two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
+    /// What the caller of its broadcast wanted, for a coordinator that takes over. Agents ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
 }
 
 /// What may be done about an app.
@@ -133,6 +152,9 @@ pub struct Report {
     pub clock: Moment,
     /// The highest desired state it has accepted.
     pub accepted: Version,
+    /// The coordinator's life that wrote that state.
+    #[serde(default, skip_serializing_if = "Salt::is_unset")]
+    pub author: Salt,
     /// A refused older desired state, where one came since the last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Version>,
@@ -466,6 +488,9 @@ pub struct Permit {
     pub nonce: Nonce,
     /// The desired state it rests on.
     pub version: Version,
+    /// The coordinator's life that wrote that state.
+    #[serde(default, skip_serializing_if = "Salt::is_unset")]
+    pub author: Salt,
     /// What for.
     pub purpose: Purpose,
     /// Fields that must not be ignored.

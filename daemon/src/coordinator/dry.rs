@@ -45,7 +45,7 @@ impl Driver {
     /// Ends a dry run and returns how far it had been answered.
     pub(super) fn probe_over(&mut self, id: &str) -> anyhow::Result<Result<api::DryRun, api::Refusal>> {
         let last = self.probe_status(id);
-        self.machine.handle_probe_over(id);
+        self.machine.handle_probe_over(id, self.clock.now());
         self.act()?;
         self.forget_manifests()?;
         Ok(last)

@@ -62,6 +62,7 @@ pub(super) fn manifests(store: &Store) -> Result<Vec<(Fingerprint, Vec<u8>)>, St
 mod tests {
     use super::*;
     use crate::store::{StateDir, Which};
+    use unstale_protocol::fingerprint::Salt;
     use unstale_protocol::ids::{DrainId, Epoch, Generation, HostName};
 
     #[test]
@@ -69,7 +70,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::take(&directory.path().join("s")).unwrap();
         let store = state.open(Which::Coordinator).unwrap();
-        let reign = Record::Reign { epoch: Epoch(3), generation: Generation(9), lost_hosts: false };
+        let reign = Record::Reign {
+            epoch: Epoch(3),
+            generation: Generation(9),
+            lost_hosts: false,
+            author: Salt::default(),
+            partial: false,
+        };
         let host =
             Record::Host(HostName::new("web-3").unwrap(), Some(unstale_protocol::coordinator::HostRecord::default()));
         let no_drain = Record::Drain(DrainId::new("drain-1").unwrap(), None);

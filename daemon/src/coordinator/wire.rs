@@ -6,6 +6,7 @@ use crate::bus::envelope::{Channel, Encoded, Rejected};
 use anyhow::Context as _;
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::message::{Desired, Upward};
 
@@ -58,12 +59,20 @@ impl Driver {
         match message {
             ToCoordinator::Report(envelope) => self.take(&envelope),
             ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
-            ToCoordinator::Lease(Some(lease)) => self.machine.handle_lease(lease.until, self.clock.now()),
-            // What was granted ends by itself; until then nobody else leads.
-            ToCoordinator::Lease(None) => tracing::warn!("the lease on leadership is lost"),
-            ToCoordinator::Link(Link::Up(session)) => tracing::info!(session, "connected to the bus"),
+            ToCoordinator::Lease(Some(lease)) => {
+                let lease = Lease { until: lease.until, epoch: Some(lease.epoch) };
+                self.machine.handle_lease(lease, self.clock.now());
+            }
+            ToCoordinator::Lease(None) => {
+                tracing::warn!("the lease on leadership is lost");
+                self.machine.handle_lease_lost(self.clock.now());
+            }
+            ToCoordinator::Link(Link::Up(session)) => {
+                tracing::info!(session, "connected to the bus");
+                self.machine.handle_connected(self.clock.now());
+            }
             // The transport has said why.
-            ToCoordinator::Link(Link::Down(_)) => {}
+            ToCoordinator::Link(Link::Down(_)) => self.machine.handle_disconnected(self.clock.now()),
         }
     }
 
@@ -101,6 +110,7 @@ impl Driver {
         match desired {
             Some(found) if found.version() > self.machine.version() => {
                 tracing::warn!(version = %found.version(), "the bus holds a later desired state than this disk");
+                self.machine.handle_found(Some(&found), self.clock.now());
             }
             found => {
                 let version = found.map_or_else(|| "none".to_owned(), |found| found.version().to_string());

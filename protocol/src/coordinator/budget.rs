@@ -26,8 +26,7 @@ impl Coordinator {
 
     fn may_grant(&self, now: Moment) -> bool {
         let has_waited = now >= self.reign_at.after(self.policy.takeover_wait);
-        let leads = self.lease_until.is_none_or(|until| now < until);
-        has_waited && leads && !self.lost_hosts
+        has_waited && self.leads(now) && !self.lost_hosts
     }
 
     /// The list of hosts is whole again once as many have been heard as an operator has stated.
@@ -42,8 +41,9 @@ impl Coordinator {
         u32::try_from(self.hosts.values().filter(|host| host.report.is_some()).count()).unwrap_or(u32::MAX)
     }
 
-    /// Tells whether the host was heard in this reign: what it said before may be of before another's permits.
-    fn is_heard(&self, host: &Host) -> bool {
+    /// Tells whether the host was heard to follow this reign: it takes no other's permits since, and what it said
+    /// before may be of before another's permits.
+    pub(super) fn is_heard(&self, host: &Host) -> bool {
         host.heard_in == Some(self.version.epoch)
     }
 
@@ -180,6 +180,7 @@ impl Coordinator {
             identity: want.identity,
             nonce,
             version,
+            author: self.author,
             purpose: want.purpose,
             must: Vec::new(),
         }));

@@ -1,7 +1,7 @@
 //! What people do: broadcasts, the hand on a rollout, drains, hosts that are forgotten.
 
 use super::record::{Broadcast, DrainRecord, MaxUnavailable, Record, RolloutRecord};
-use super::{Accepted, Action, Coordinator, Refused, event};
+use super::{Accepted, Action, Coordinator, Leadership, Refused, event};
 use crate::ids::{AppName, DrainId, HostName, Revision};
 use crate::message::Mode;
 use crate::time::Moment;
@@ -10,16 +10,23 @@ use std::collections::BTreeMap;
 impl Coordinator {
     /// Takes a broadcast. The same fingerprint as the current revision's re-attaches to it, except after an
     /// abort; anything else is a new revision.
-    pub fn handle_broadcast(&mut self, broadcast: &Broadcast, now: Moment) -> Accepted {
+    ///
+    /// # Errors
+    /// [`Refused::NotLeader`].
+    pub fn handle_broadcast(&mut self, broadcast: &Broadcast, now: Moment) -> Result<Accepted, Refused> {
+        self.must_lead(now)?;
+        // A number that some host has followed already is not given to another content.
+        let above = self.highest_revisions.get(&broadcast.app).copied().unwrap_or_default();
         let revisions = self.rollouts.entry(broadcast.app.clone()).or_default();
         let last = revisions.last_key_value().map(|(revision, _)| *revision);
         self.version.generation = self.version.generation.next();
         let version = self.version;
-        let is_same = revisions
-            .values()
-            .next_back()
-            .is_some_and(|current| current.fingerprint == broadcast.fingerprint && current.mode != Mode::Abort);
-        let revision = if is_same { last.unwrap_or_default() } else { last.unwrap_or_default().next() };
+        let is_same = revisions.values().next_back().is_some_and(|current| {
+            let is_same = current.fingerprint == broadcast.fingerprint || current.manifest == broadcast.manifest;
+            is_same && current.mode != Mode::Abort && current.revision >= above
+        });
+        let last = last.unwrap_or_default();
+        let revision = if is_same { last } else { last.max(above).next() };
         let rollout = revisions.entry(revision).or_insert_with(|| RolloutRecord {
             revision,
             manifest: broadcast.manifest,
@@ -47,21 +54,28 @@ impl Coordinator {
         let event = event(what, &broadcast.app, revision, &broadcast.asked_by);
         self.publish(vec![Record::Rollout(broadcast.app.clone(), record), event]);
         self.review(now);
-        Accepted { revision, is_same }
+        Ok(Accepted { revision, is_same })
     }
 
     /// Stops purging and asking until resumed.
     ///
     /// # Errors
-    /// [`Refused`] where there is no such current rollout or it was aborted.
-    pub fn handle_pause(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
+    /// [`Refused`] where there is no such current rollout, it was aborted, or another coordinator leads.
+    pub fn handle_pause(
+        &mut self,
+        app: &AppName,
+        revision: Option<Revision>,
+        by: &str,
+        now: Moment,
+    ) -> Result<Revision, Refused> {
+        self.must_lead(now)?;
         self.set_mode(app, revision, Mode::Pause, "paused", by)
     }
 
     /// Goes on after a pause or a halt. Units that failed are tried again.
     ///
     /// # Errors
-    /// [`Refused`] where there is no such current rollout or it was aborted.
+    /// [`Refused`] where there is no such current rollout, it was aborted, or another coordinator leads.
     pub fn handle_resume(
         &mut self,
         app: &AppName,
@@ -70,6 +84,7 @@ impl Coordinator {
         by: &str,
         now: Moment,
     ) -> Result<Revision, Refused> {
+        self.must_lead(now)?;
         let revision = self.current(app, revision)?;
         if let Some(rollout) = self.rollouts.get_mut(app).and_then(|revisions| revisions.get_mut(&revision)) {
             if rollout.mode == Mode::Abort {
@@ -86,17 +101,30 @@ impl Coordinator {
     }
 
     /// Says how many hosts the fleet has, after the list of them was lost.
-    pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) {
+    ///
+    /// # Errors
+    /// [`Refused::NotLeader`].
+    pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) -> Result<(), Refused> {
+        self.must_lead(now)?;
         self.stated_hosts = Some(hosts);
         self.find_hosts();
+        self.complete(now);
         self.review(now);
+        Ok(())
     }
 
     /// Ends a rollout and calls back what was asked and not yet begun. Always wins.
     ///
     /// # Errors
-    /// [`Refused`] where there is no such current rollout.
-    pub fn handle_abort(&mut self, app: &AppName, revision: Option<Revision>, by: &str) -> Result<Revision, Refused> {
+    /// [`Refused`] where there is no such current rollout, or another coordinator leads.
+    pub fn handle_abort(
+        &mut self,
+        app: &AppName,
+        revision: Option<Revision>,
+        by: &str,
+        now: Moment,
+    ) -> Result<Revision, Refused> {
+        self.must_lead(now)?;
         self.set_mode(app, revision, Mode::Abort, "aborted", by)
     }
 
@@ -134,14 +162,18 @@ impl Coordinator {
     }
 
     /// Takes units out of work. Returns the drain of each, existing ones again.
-    pub fn handle_drain(&mut self, drains: Vec<DrainRecord>, now: Moment) -> Vec<DrainId> {
+    ///
+    /// # Errors
+    /// [`Refused::NotLeader`].
+    pub fn handle_drain(&mut self, drains: Vec<DrainRecord>, now: Moment) -> Result<Vec<DrainId>, Refused> {
+        self.must_lead(now)?;
         let mut ids = Vec::new();
         let mut records = Vec::new();
         for drain in drains {
             let known = self.drains.iter().find(|(_, old)| old.host == drain.host && old.slot == drain.slot);
             let id = match known {
                 Some((id, _)) => id.clone(),
-                None => match DrainId::new(format!("drain-{}", self.next_drain)) {
+                None => match DrainId::new(self.drain_name()) {
                     Ok(id) => id,
                     Err(_) => continue,
                 },
@@ -156,17 +188,27 @@ impl Coordinator {
             self.publish(records);
         }
         self.review(now);
-        ids
+        Ok(ids)
+    }
+
+    /// Coordinators with disks of their own must not give one name twice.
+    fn drain_name(&self) -> String {
+        match self.policy.leadership {
+            Leadership::Sole => format!("drain-{}", self.next_drain),
+            Leadership::Leased => format!("drain-{}-{}", self.version.epoch, self.next_drain),
+        }
     }
 
     /// Gives a drained unit back.
     ///
     /// # Errors
-    /// [`Refused::NoDrain`].
+    /// [`Refused::NoDrain`], [`Refused::NotLeader`].
     pub fn handle_undrain(&mut self, id: &DrainId, now: Moment) -> Result<(), Refused> {
+        self.must_lead(now)?;
         if self.drains.remove(id).is_none() {
             return Err(Refused::NoDrain(id.clone()));
         }
+        self.released.insert(id.clone());
         self.next_generation();
         self.publish(vec![Record::Drain(id.clone(), None)]);
         self.review(now);
@@ -176,8 +218,9 @@ impl Coordinator {
     /// Forgets a host that will not come back: it uses no budget and is not expected.
     ///
     /// # Errors
-    /// [`Refused::NoHost`].
+    /// [`Refused::NoHost`], [`Refused::NotLeader`].
     pub fn handle_forget(&mut self, name: &HostName, now: Moment) -> Result<(), Refused> {
+        self.must_lead(now)?;
         if self.hosts.remove(name).is_none() {
             return Err(Refused::NoHost(name.clone()));
         }
@@ -189,6 +232,7 @@ impl Coordinator {
         }
         self.pending.retain(|(host, _), _| host != name);
         self.actions.push_back(Action::Store(records));
+        self.complete(now);
         self.review(now);
         Ok(())
     }

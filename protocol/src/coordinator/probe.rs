@@ -49,7 +49,7 @@ impl Coordinator {
     /// Begins a dry run and returns its name. It ends once nobody has asked about it for the policy's lifetime.
     ///
     /// # Errors
-    /// [`Refused::TooManyProbes`].
+    /// [`Refused::TooManyProbes`], [`Refused::NotLeader`].
     pub fn handle_probe(
         &mut self,
         app: AppName,
@@ -57,6 +57,7 @@ impl Coordinator {
         terms: Terms,
         now: Moment,
     ) -> Result<String, Refused> {
+        self.must_lead(now)?;
         self.end_forgotten_probes(now);
         if self.probes.len() >= PROBES_MAX {
             return Err(Refused::TooManyProbes);
@@ -72,6 +73,7 @@ impl Coordinator {
 
     /// Returns how far a dry run has been answered, and keeps it going; `None` where there is none of that name.
     pub fn handle_probe_asked(&mut self, id: &str, now: Moment) -> Option<ProbeStatus> {
+        self.expire(now);
         let probe = self.probes.get_mut(id)?;
         probe.asked_at = now;
         let (app, terms) = (probe.app.clone(), probe.terms.clone());
@@ -88,7 +90,8 @@ impl Coordinator {
     }
 
     /// Ends a dry run. One that has ended already changes nothing.
-    pub fn handle_probe_over(&mut self, id: &str) {
+    pub fn handle_probe_over(&mut self, id: &str, now: Moment) {
+        self.expire(now);
         if self.probes.remove(id).is_some() {
             self.next_generation();
             self.publish(Vec::new());
@@ -158,6 +161,7 @@ mod tests {
             sequence,
             clock: Moment(sequence),
             accepted: machine.version(),
+            author: Salt::default(),
             refused: None,
             unsupported: None,
             leaving: false,
@@ -180,7 +184,7 @@ mod tests {
         let desired = published(&mut machine).unwrap();
         assert!(desired.version() > before);
         assert_eq!(desired.probes.iter().map(|probe| probe.id.as_str()).collect::<Vec<_>>(), [id.as_str()]);
-        machine.handle_probe_over(&id);
+        machine.handle_probe_over(&id, Moment(5));
         assert!(published(&mut machine).unwrap().probes.is_empty());
         assert_eq!(machine.apps().count(), 0);
         assert_eq!(machine.handle_probe_asked(&id, Moment(6)), None);

@@ -1,10 +1,10 @@
 //! What the coordinator is told by people, and what it keeps on its disk.
 
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Fingerprint, Salt};
 use crate::ids::{
     AppName, DrainId, Epoch, Generation, HostName, Incarnation, PoolName, ProcessIdentity, Revision, SlotId, Version,
 };
-use crate::message::{Mode, Nonce, Purpose};
+use crate::message::{DesiredDrain, Mode, Nonce, Purpose};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -177,6 +177,20 @@ pub struct DrainRecord {
     pub at_ms: u64,
 }
 
+impl DesiredDrain {
+    /// Returns what is kept of a drain of which only this is known.
+    pub(super) fn record(&self) -> DrainRecord {
+        DrainRecord {
+            host: self.host.clone(),
+            slot: self.slot.clone(),
+            deadline_ms: self.deadline_ms,
+            force: self.force,
+            asked_by: "another coordinator".into(),
+            at_ms: 0,
+        }
+    }
+}
+
 /// A permit that has not been freed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PermitRecord {
@@ -240,6 +254,12 @@ pub enum Record {
         /// The list of hosts was lost, and nobody has said yet how many there are.
         #[serde(default)]
         lost_hosts: bool,
+        /// The coordinator's life that wrote it.
+        #[serde(default)]
+        author: Salt,
+        /// Not all that was desired before it may be known.
+        #[serde(default)]
+        partial: bool,
     },
     /// A rollout; the one with the highest revision of its app is the current one.
     Rollout(AppName, RolloutRecord),

@@ -2,9 +2,9 @@
 
 use super::budget::first_app;
 use super::record::{Event, HostRecord, PermitRecord, Record};
-use super::{Action, Coordinator, event};
+use super::{Action, Coordinator, Standing, event};
 use crate::host::PERMIT_LIFETIME;
-use crate::ids::{AppName, HostName, Revision, SlotId, Version};
+use crate::ids::{AppName, HostName, Revision, SlotId};
 use crate::message::{DoneResult, Mode, Phase, Purpose, Report, SlotReport};
 use crate::time::Moment;
 use std::collections::BTreeMap;
@@ -12,10 +12,12 @@ use std::collections::BTreeMap;
 impl Coordinator {
     /// Takes a host's report.
     pub fn handle_report(&mut self, report: &Report, now: Moment) {
+        self.expire(now);
         if !self.is_news(report) {
             return;
         }
-        if report.accepted > self.version {
+        if report.accepted > self.version || self.is_rival(report.accepted, report.author) {
+            self.partial = true;
             self.learn_of_later_reign(report.accepted, now);
         } else if report.accepted < self.version {
             self.publish_again(now);
@@ -25,8 +27,11 @@ impl Coordinator {
         if !records.is_empty() {
             self.actions.push_back(Action::Store(records));
         }
+        self.learn_revisions(report);
         self.halt_on_failures(report);
         self.find_hosts();
+        self.adopt_drains(report);
+        self.complete(now);
         self.review(now);
     }
 
@@ -50,22 +55,18 @@ impl Coordinator {
         }
     }
 
-    /// Something was written under a reign that this disk does not know: rule above it, wait as after any
-    /// takeover, and if not even the hosts are known, grant nothing before an operator has said how many there are.
-    fn learn_of_later_reign(&mut self, seen: Version, now: Moment) {
-        if !self.knew_hosts && self.policy.expected_hosts.is_empty() {
-            self.lost_hosts = true;
-        }
-        self.version.generation = self.version.generation.max(seen.generation);
-        self.reign(seen.epoch.max(self.version.epoch).next(), now);
-    }
-
     fn take_in(&mut self, report: &Report, now: Moment) -> Vec<Record> {
         let mut records = Vec::new();
+        let follows = report.accepted.epoch == self.version.epoch && !self.is_rival(report.accepted, report.author);
+        let heard_after = self.listening.total(now);
         let Some(host) = self.hosts.get_mut(&report.host) else { return records };
         let before = host.report.replace(report.clone());
         host.heard_at = Some(now);
-        host.heard_in = Some(self.version.epoch);
+        host.heard_after = heard_after;
+        // One that does not understand what is desired does nothing, whoever asks it.
+        if follows || report.unsupported.is_some() {
+            host.heard_in = Some(self.version.epoch);
+        }
         if !before.as_ref().is_some_and(|last| says_the_same(last, report)) {
             host.still_since = Some(now);
         }
@@ -122,6 +123,9 @@ impl Coordinator {
 
     /// A unit that failed in the current attempt halts the rollouts that it was restarted for.
     fn halt_on_failures(&mut self, report: &Report) {
+        if self.standing == Standing::Standby {
+            return;
+        }
         let mut halts: BTreeMap<AppName, (Revision, String)> = BTreeMap::new();
         for slot in report.slots.iter().filter(|slot| slot.phase == Phase::Failed) {
             let Some(done) = slot.done.as_ref().filter(|done| done.result == DoneResult::Failed) else { continue };

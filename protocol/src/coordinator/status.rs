@@ -6,6 +6,7 @@ use crate::message::{AppReport, Done, Mode, Phase, SlotReport};
 use crate::time::Moment;
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// How a rollout stands or ended. Each but the first two ends a waiting command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,8 +192,8 @@ impl Coordinator {
     }
 
     pub(super) fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
-        let since = host.and_then(|host| host.heard_at).unwrap_or(self.started_at);
-        now.since(since) >= self.policy.silent_after
+        let heard_after = host.filter(|host| host.heard_at.is_some()).map_or(Duration::ZERO, |host| host.heard_after);
+        self.listening.total(now).saturating_sub(heard_after) >= self.policy.silent_after
     }
 
     fn outcome(&self, status: &RolloutStatus, now: Moment) -> Outcome {
@@ -263,7 +264,8 @@ impl Coordinator {
     /// Returns what a host still does or waits for; `None` where nothing more will happen there by itself.
     fn what_is_open(&self, host: &HostStatus, status: &RolloutStatus, now: Moment) -> Option<String> {
         let Some(app) = &host.app else { return Some("has not reported on this revision yet".into()) };
-        if host.accepted.is_none_or(|accepted| accepted.generation < status.record.attempt) {
+        let follows = self.hosts.get(&host.host).is_some_and(|host| self.is_heard(host));
+        if !follows || host.accepted.is_none_or(|accepted| accepted.generation < status.record.attempt) {
             return Some("has not taken in the announcement yet".into());
         }
         if app.converged {

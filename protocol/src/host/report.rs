@@ -68,6 +68,7 @@ impl Host {
             sequence: 0,
             clock: Moment(0),
             accepted: self.desired.version(),
+            author: self.desired.author,
             refused: self.refused,
             unsupported: self.unsupported.clone(),
             leaving: self.leaving,

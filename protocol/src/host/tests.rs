@@ -133,6 +133,8 @@ fn a_newer_desired_state_is_asked_about_at_once() {
         mode: Mode::Run,
         manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
         attempt: Generation(2),
+        fingerprint: None,
+        terms: None,
     };
     let apps = BTreeMap::from([(AppName::new("shop").unwrap(), app)]);
     let second = Desired { apps, generation: Generation(2), ..first };
@@ -167,6 +169,7 @@ fn permit_and_end(host: &mut Host, slot: &SlotId) {
         identity: want.identity,
         nonce: ask.nonce,
         version: ask.version,
+        author: Salt::default(),
         purpose: want.purpose,
         must: Vec::new(),
     };
@@ -209,6 +212,8 @@ fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fre
         mode: Mode::Run,
         manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
         attempt: Generation(1),
+        fingerprint: None,
+        terms: None,
     };
     host.handle_desired(&Desired { apps: BTreeMap::from([(app.clone(), wanted)]), ..desired(1) }, Moment(0));
     let slot = other("celery", 7, &[]).view.slot;

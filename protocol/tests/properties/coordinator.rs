@@ -2,6 +2,7 @@
 
 use crate::fleet::{Fleet, Law};
 use proptest::prelude::*;
+use unstale_protocol::coordinator::Leadership;
 use unstale_protocol::message::{DoneResult, Mode};
 use unstale_protocol::verdict::Verdict;
 
@@ -32,6 +33,7 @@ pub(crate) enum Input {
     Deliver(usize),
     Wait(u64),
     Lease(u64),
+    LeaseLost,
     Broadcast {
         app: usize,
         variant: u8,
@@ -77,7 +79,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
     let verdict = prop_oneof![3 => Just(Verdict::Fresh), 1 => Just(Verdict::Stale), 1 => Just(Verdict::Unknown)];
     let ask = (host.clone(), any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.05))
         .prop_map(|(host, first, second, both, old_life)| Input::Ask { host, first, second, both, old_life });
-    let lease = prop_oneof![1 => 0_u64..40_000, 2 => Just(3_600_000)];
+    let lease = prop_oneof![1 => 0_u64..40_000, 4 => Just(3_600_000)];
     let one = prop_oneof![
         12 => host.clone().prop_map(Input::Say),
         1 => host.clone().prop_map(Input::SayTwin),
@@ -87,7 +89,8 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
         8 => prop_oneof![(0_usize..8), (0_usize..200)].prop_map(Input::Deliver),
         8 => (0_u64..9_000).prop_map(Input::Wait),
         2 => (0_u64..100_000).prop_map(Input::Wait),
-        1 => lease.prop_map(Input::Lease),
+        4 => lease.prop_map(Input::Lease),
+        1 => Just(Input::LeaseLost),
         2 => (0_usize..2, 0_u8..3, prop::bool::weighted(0.3))
             .prop_map(|(app, variant, canary)| Input::Broadcast { app, variant, canary }),
         2 => (0_usize..2, mode.clone()).prop_map(|(app, mode)| Input::Mode { app, mode }),
@@ -117,32 +120,36 @@ struct Story {
     begun: bool,
     canary: bool,
     second_reign: bool,
+    leased: bool,
     inputs: Vec<Input>,
 }
 
 fn stories() -> impl Strategy<Value = Story> {
     let seldom = || prop::bool::weighted(0.3);
-    (any::<bool>(), seldom(), prop::bool::weighted(0.8), seldom(), seldom(), inputs()).prop_map(
-        |(configured, foreign, begun, canary, second_reign, inputs)| Story {
+    (any::<bool>(), seldom(), prop::bool::weighted(0.8), seldom(), seldom(), prop::bool::weighted(0.3), inputs())
+        .prop_map(|(configured, foreign, begun, canary, second_reign, leased, inputs)| Story {
             configured,
             foreign,
             begun,
             canary,
             second_reign,
+            leased,
             inputs,
-        },
-    )
+        })
 }
 
 fn run(story: &Story) -> Fleet {
-    let mut fleet = Fleet::new(story.configured, story.foreign);
+    let leadership = if story.leased { Leadership::Leased } else { Leadership::Sole };
+    let mut fleet = Fleet::new(story.configured, story.foreign, leadership);
     if story.begun {
+        fleet.feed(&Input::Lease(3_600_000));
         fleet.feed(&Input::Broadcast { app: 0, variant: 0, canary: story.canary });
         fleet.feed(&Input::Broadcast { app: 1, variant: 0, canary: false });
         let heard = if story.foreign { 2 } else { 3 };
         (0..heard).for_each(|host| fleet.feed(&Input::Say(host)));
         if story.second_reign {
             fleet.feed(&Input::Restart);
+            fleet.feed(&Input::Lease(3_600_000));
             (0..heard).for_each(|host| fleet.feed(&Input::Say(host)));
         }
         fleet.feed(&Input::Wait(31_000));
@@ -246,5 +253,5 @@ fn the_stories_are_worth_telling() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let granted: u32 = (0..100).map(|_| run(&stories().new_tree(&mut runner).unwrap().current()).granted).sum();
-    assert!(granted > 200, "only {granted} permits in 100 stories");
+    assert!(granted > 120, "only {granted} permits in 100 stories");
 }

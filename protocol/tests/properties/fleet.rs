@@ -11,9 +11,9 @@ mod rules;
 use self::agent::{Agent, Standing, Unit, identity};
 use crate::coordinator::Input;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use unstale_protocol::coordinator::{
-    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, MaxUnavailable, PermitRecord, Record, Terms,
+    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, Leadership, Lease, MaxUnavailable, PermitRecord,
+    Record, Terms,
 };
 use unstale_protocol::fingerprint::{Fingerprint, Salt};
 use unstale_protocol::ids::{AppName, Epoch, Generation, HostName, Incarnation, PoolName, Revision, SlotId, Version};
@@ -96,9 +96,14 @@ struct Book {
     verified: BTreeMap<(AppName, Revision, PoolName), u32>,
     canaries: BTreeMap<(AppName, Revision), u32>,
     modes: BTreeMap<AppName, (Revision, Mode, u8)>,
+    /// When the lease ends, where there is one; none where nobody else can lead.
     lease: Option<u64>,
+    /// A report showed a reign that is not known here while it stood by.
+    behind: bool,
     reign_at: u64,
     started_at: u64,
+    /// When it began to lead.
+    led_since: u64,
     knew_hosts: bool,
     lost: bool,
     stated: Option<u32>,
@@ -119,8 +124,10 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// `foreign`: the last agent has accepted the word of another coordinator, or of one whose disk was lost.
-    pub(crate) fn new(configured: bool, foreign: bool) -> Self {
+    pub(crate) fn new(configured: bool, foreign: bool, leadership: Leadership) -> Self {
         let policy = CoordinatorPolicy {
+            leadership,
+            life: Salt([9; 16]),
             pools: limits(),
             expected_hosts: configured.then(|| host(0)).into_iter().collect(),
             ..CoordinatorPolicy::default()
@@ -137,12 +144,18 @@ impl Fleet {
         };
         let mut fleet = Self {
             now: 1_000,
-            machine: Coordinator::new(policy.clone(), Vec::new(), Moment(0)),
+            machine: started(&policy, Vec::new()),
             policy,
             disk: Vec::new(),
             agents: vec![agent; HOSTS],
             said: Vec::new(),
-            book: Book { reign_at: 1_000, started_at: 1_000, ..Book::default() },
+            book: Book {
+                reign_at: 1_000,
+                started_at: 1_000,
+                led_since: 1_000,
+                lease: (leadership == Leadership::Leased).then_some(0),
+                ..Book::default()
+            },
             version: Version::default(),
             granted: 0,
             broken: Vec::new(),
@@ -164,8 +177,36 @@ impl Fleet {
         self.broken.push((law, format!("at {} ms: {}", self.now, what.into())));
     }
 
+    /// Tells whether the coordinator leads now.
+    pub(super) fn leads(&self) -> bool {
+        self.book.lease.is_none_or(|until| self.now < until)
+    }
+
+    /// What a lease changes: the first one, or one after the last has ended, begins a reign.
+    fn lease(&mut self, span: u64) {
+        if self.policy.leadership == Leadership::Sole {
+            return;
+        }
+        let until = self.now + span;
+        let book = &mut self.book;
+        let begins = book.lease.is_some_and(|until| self.now >= until) && span > 0;
+        if begins {
+            book.lost |= book.behind && !book.knew_hosts && self.policy.expected_hosts.is_empty();
+            book.behind = false;
+            book.heard_in_reign.clear();
+            book.asks.clear();
+            (book.reign_at, book.led_since) = (self.now, self.now);
+        }
+        book.lease = book.lease.map(|known| known.max(until));
+        let until = Moment(until - book.started_at);
+        self.machine.handle_lease(Lease { until, epoch: None }, self.moment());
+    }
+
     pub(crate) fn feed(&mut self, input: &Input) {
         let now = self.moment();
+        if !self.leads() {
+            self.book.asks.clear();
+        }
         match *input {
             Input::Say(index) => self.say(index % HOSTS, 0),
             Input::Round => self.round(),
@@ -193,10 +234,13 @@ impl Fleet {
                 self.now += span;
                 self.machine.handle_timeout(self.moment());
             }
-            Input::Lease(span) => {
-                let until = now.after(Duration::from_millis(span));
-                self.book.lease = Some(until.0 + self.book.started_at);
-                self.machine.handle_lease(until, now);
+            Input::Lease(span) => self.lease(span),
+            Input::LeaseLost => {
+                self.machine.handle_lease_lost(now);
+                self.book.lease = self.book.lease.map(|_| self.now);
+                if !self.leads() {
+                    self.book.asks.clear();
+                }
             }
             Input::Broadcast { app: index, variant, canary } => self.broadcast(index, variant, canary),
             Input::Mode { app: index, mode } => self.set_mode(&app(index), mode),
@@ -209,18 +253,23 @@ impl Fleet {
                     asked_by: "test".into(),
                     at_ms: 0,
                 };
-                self.machine.handle_drain(vec![record], now);
+                let done = self.machine.handle_drain(vec![record], now);
+                self.obeyed(done.is_ok());
             }
             Input::Undrain => {
                 if let Some(drain) = self.machine.desired().drains.first() {
-                    self.machine.handle_undrain(&drain.id, now).unwrap();
+                    let done = self.machine.handle_undrain(&drain.id, now);
+                    self.obeyed(done.is_ok());
                 }
             }
             Input::Forget(index) => self.forget(&host(index)),
             Input::StateHosts(number) => {
-                self.book.stated = Some(number);
-                self.machine.handle_stated_hosts(number, now);
-                self.find_hosts();
+                let done = self.machine.handle_stated_hosts(number, now);
+                self.obeyed(done.is_ok());
+                if done.is_ok() {
+                    self.book.stated = Some(number);
+                    self.find_hosts();
+                }
             }
             Input::Restart => self.restart(),
             Input::Act => self.act(),
@@ -352,6 +401,8 @@ impl Fleet {
         };
         let now = self.moment();
         let accepted = self.machine.handle_broadcast(&broadcast, now);
+        self.obeyed(accepted.is_ok());
+        let Ok(accepted) = accepted else { return };
         let before = self.book.modes.get(&name).copied();
         let is_same = before.is_some_and(|(_, mode, known)| known == variant && mode != Mode::Abort);
         let revision = before.map_or(Revision(0), |(revision, ..)| revision);
@@ -374,16 +425,24 @@ impl Fleet {
         let now = self.moment();
         let done = match mode {
             Mode::Run => self.machine.handle_resume(name, None, None, "test", now),
-            Mode::Abort => self.machine.handle_abort(name, None, "test"),
-            Mode::Pause | Mode::Halt => self.machine.handle_pause(name, None, "test"),
+            Mode::Abort => self.machine.handle_abort(name, None, "test", now),
+            Mode::Pause | Mode::Halt => self.machine.handle_pause(name, None, "test", now),
         };
+        let leads = self.leads();
         let Some((_, standing, _)) = self.book.modes.get_mut(name) else { return };
-        let is_allowed = *standing != Mode::Abort || mode == Mode::Abort;
+        let is_allowed = leads && (*standing != Mode::Abort || mode == Mode::Abort);
         if is_allowed {
             *standing = if mode == Mode::Halt { Mode::Pause } else { mode };
         }
         if done.is_ok() != is_allowed {
             self.broke(Law::Desired, format!("{mode:?} was answered by {done:?}"));
+        }
+    }
+
+    /// People are obeyed by the one who leads, and by nobody else.
+    fn obeyed(&mut self, was_obeyed: bool) {
+        if was_obeyed != self.leads() {
+            self.broke(Law::Lease, format!("obeyed: {was_obeyed}"));
         }
     }
 
@@ -411,11 +470,13 @@ impl Fleet {
         book.heard_in_reign.clear();
         book.doubled.clear();
         book.asks.clear();
-        book.lease = None;
+        book.lease = book.lease.map(|_| 0);
+        book.behind = false;
+        book.led_since = self.now;
         book.stated = None;
         book.knew_hosts = !book.known.is_empty();
-        self.machine = Coordinator::new(self.policy.clone(), self.disk.clone(), Moment(0));
-        if self.machine.version().epoch <= self.version.epoch {
+        self.machine = started(&self.policy, self.disk.clone());
+        if self.leads() && self.machine.version().epoch <= self.version.epoch {
             self.broke(Law::Desired, "a new reign has no higher epoch");
         }
     }
@@ -433,6 +494,9 @@ impl Fleet {
             Upward::Ask(ask) => {
                 self.machine.handle_ask(ask, now);
                 self.book.asks.retain(|(host, _), _| *host != ask.host);
+                if !self.leads() {
+                    return;
+                }
                 for want in &ask.wants {
                     let key = (ask.host.clone(), want.slot.clone());
                     self.book.asks.insert(key, (ask.clone(), want.clone(), self.now));
@@ -459,6 +523,9 @@ impl Fleet {
     }
 
     fn take_published(&mut self, desired: &Desired) {
+        if !self.leads() {
+            self.broke(Law::Lease, format!("{:?} was published", desired.version()));
+        }
         let last = self.disk.iter().rev().find_map(|record| match record {
             Record::Reign { epoch, generation, .. } => Some(Version { epoch: *epoch, generation: *generation }),
             _ => None,
@@ -504,4 +571,11 @@ impl Fleet {
         let number = (0..SLOTS).find(|number| slot(*number) == permit.slot).unwrap();
         self.agents[index].units[number].permit = Some(permit);
     }
+}
+
+/// A coordinator that has just started, with the bus connected.
+fn started(policy: &CoordinatorPolicy, records: Vec<Record>) -> Coordinator {
+    let mut machine = Coordinator::new(policy.clone(), records, Moment(0));
+    machine.handle_connected(Moment(0));
+    machine
 }

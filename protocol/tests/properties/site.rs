@@ -228,7 +228,10 @@ impl Site {
         let attempt = self.wanted.generation.next();
         let revision = self.wanted.apps.get(&app(index)).map_or(Revision(1), |app| app.revision.next());
         let manifest = Fingerprint([u8::try_from(revision.0 % 256).unwrap(); 32]);
-        self.wanted.apps.insert(app(index), DesiredApp { revision, mode: Mode::Run, manifest, attempt });
+        self.wanted.apps.insert(
+            app(index),
+            DesiredApp { revision, mode: Mode::Run, manifest, attempt, fingerprint: None, terms: None },
+        );
         self.publish();
     }
 
@@ -267,7 +270,8 @@ impl Site {
         let want = ask.wants.iter().find(|want| want.slot == slot(number)).or_else(|| ask.wants.first())?;
         let Want { slot, identity, purpose, .. } = want.clone();
         let (nonce, version) = (ask.nonce, ask.version);
-        let mut permit = Permit { host: name(), slot, identity, nonce, version, purpose, must: Vec::new() };
+        let mut permit =
+            Permit { host: name(), slot, identity, nonce, version, author: Salt::default(), purpose, must: Vec::new() };
         match twist {
             Twist::Nothing => {}
             Twist::Host => permit.host = HostName::new("web-2").unwrap(),

@@ -419,7 +419,7 @@ impl World {
         };
         let now = moment(self.now, self.coordinator_started_at);
         if let Some(coordinator) = self.coordinator.as_mut() {
-            let accepted = coordinator.handle_broadcast(&broadcast, now);
+            let accepted = coordinator.handle_broadcast(&broadcast, now).unwrap();
             assert_eq!(accepted.revision, Revision(revision));
         }
         self.pump_coordinator();
@@ -506,7 +506,8 @@ impl World {
         let abort_at = 100_000 + self.rng.random_range(100..60_000);
         while self.now < abort_at && self.advance()? {}
         let coordinator = self.coordinator.as_mut().ok_or("no coordinator")?;
-        coordinator.handle_abort(&self.app, None, "simulation").map_err(|error| error.to_string())?;
+        let now = moment(self.now, self.coordinator_started_at);
+        coordinator.handle_abort(&self.app, None, "simulation", now).map_err(|error| error.to_string())?;
         self.pump_coordinator();
         let settled = self.now + 1_000;
         while self.now < settled && self.advance()? {}

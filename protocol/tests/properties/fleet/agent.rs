@@ -55,6 +55,7 @@ impl Agent {
             sequence: self.sequence,
             clock: Moment(now - self.born_at),
             accepted: self.accepted.version(),
+            author: self.accepted.author,
             refused: None,
             unsupported: None,
             leaving: self.leaving,

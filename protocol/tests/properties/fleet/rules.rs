@@ -28,7 +28,9 @@ impl Fleet {
         if !is_news {
             return;
         }
-        if report.accepted > before {
+        let leads = book.lease.is_none_or(|until| self.now < until);
+        book.behind |= report.accepted > before && !leads;
+        if report.accepted > before && leads {
             book.lost |= !book.knew_hosts && self.policy.expected_hosts.is_empty();
             book.heard_in_reign.clear();
             book.reign_at = self.now;
@@ -41,7 +43,9 @@ impl Fleet {
             book.left.remove(name)
         };
         book.heard.insert(name.clone(), (report.clone(), self.now));
-        book.heard_in_reign.insert(name.clone());
+        if report.accepted.epoch == self.machine.version().epoch {
+            book.heard_in_reign.insert(name.clone());
+        }
         self.find_hosts();
         self.free(report);
         self.halt(report);
@@ -86,6 +90,9 @@ impl Fleet {
     }
 
     fn halt(&mut self, report: &Report) {
+        if !self.leads() {
+            return;
+        }
         let desired = self.machine.desired();
         for slot in report.slots.iter().filter(|slot| slot.phase == Phase::Failed) {
             let Some(done) = slot.done.as_ref().filter(|done| done.result == DoneResult::Failed) else { continue };
@@ -112,7 +119,7 @@ impl Fleet {
         demand(self.now - received_at < 16_000, Law::YoungRequest);
         demand(ask.version == self.machine.version(), Law::YoungRequest);
         demand(self.now >= book.reign_at + 30_000, Law::Takeover);
-        demand(book.lease.is_none_or(|until| self.now < until), Law::Lease);
+        demand(self.leads(), Law::Lease);
         demand(
             book.known.get(&ask.host) == Some(&ask.nonce.incarnation) && !book.doubled.contains(&ask.host),
             Law::RightAgent,
@@ -238,11 +245,12 @@ impl Fleet {
             let app = report.apps.get(name).filter(|app| app.revision == wanted.revision);
             fresh += app.map_or(0, |app| app.units.fresh);
             all_proven &= app.is_some_and(|app| app.converged)
+                && book.heard_in_reign.contains(host)
                 && report.accepted.generation >= wanted.attempt
                 && !book.doubled.contains(host);
         }
         let knows_fleet = book.knew_hosts || !self.policy.expected_hosts.is_empty();
-        let has_waited = knows_fleet || self.now - book.started_at >= 70_000;
+        let has_waited = knows_fleet || self.now - book.led_since >= 70_000;
         let is_proven = wanted.mode == Mode::Run && all_proven && silent.is_empty() && fresh > 0 && has_waited;
         if is_proven != (status.outcome == Outcome::Converged) {
             self.broke(Law::Verdict, format!("{name} is {:?}; proven: {is_proven}", status.outcome));
