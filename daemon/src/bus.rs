@@ -4,12 +4,12 @@
 //! of channels ([`ends`]); it may lose, repeat and reorder messages. What is said again and again, and what is decided
 //! from it, lives in `unstale_protocol`. Messages travel in signed envelopes that no transport opens ([`envelope`]).
 
+pub(crate) mod address;
+mod backoff;
 #[cfg(test)]
 mod contract;
 pub(crate) mod embedded;
-#[expect(dead_code, reason = "the first network transport uses all of it")]
 pub(crate) mod ends;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first network transport uses all of it"))]
 pub(crate) mod envelope;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first network transport uses all of it"))]
 mod queue;
+pub(crate) mod redis;

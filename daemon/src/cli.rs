@@ -67,6 +67,18 @@ pub(crate) enum Command {
     /// restart them through their supervisor.
     #[command(after_help = EXIT_CODES)]
     Up(UpArgs),
+    /// Run the coordinator of a fleet.
+    ///
+    /// It decides what may be restarted when, and keeps what is desired. It needs no rights on any host. Several may
+    /// run: one of them leads.
+    #[command(after_help = EXIT_CODES)]
+    Coordinator(CoordinatorRoleArgs),
+    /// Run the agent of this host, for a fleet.
+    ///
+    /// Needs the right to read the workers (root, or `CAP_SYS_PTRACE`, or the workers' own user) and to
+    /// restart them through their supervisor.
+    #[command(after_help = EXIT_CODES)]
+    Agent(AgentArgs),
     /// Announce a new schema version and wait until every worker has it: the deploy hook.
     #[command(after_help = EXIT_CODES)]
     Broadcast(BroadcastArgs),
@@ -160,7 +172,13 @@ impl Command {
             Self::Doctor(args) => args.output.output,
             Self::Keys(KeysCommand::Show(args)) => args.output.output,
             Self::State(StateCommand::Dump(_)) | Self::Keys(_) => Output::Text,
-            Self::Up(_) | Self::Demo(_) | Self::Reader | Self::Parser | Self::Purge => Output::Text,
+            Self::Up(_)
+            | Self::Coordinator(_)
+            | Self::Agent(_)
+            | Self::Demo(_)
+            | Self::Reader
+            | Self::Parser
+            | Self::Purge => Output::Text,
         }
     }
 }
@@ -169,7 +187,9 @@ impl Command {
     /// Tells whether a person waits for the end of it, who wants to see the answer and not each step.
     pub(crate) fn is_watched(&self) -> Watched {
         match self {
-            Self::Up(_) | Self::Reader | Self::Parser | Self::Purge => Watched::ByNobody,
+            Self::Up(_) | Self::Coordinator(_) | Self::Agent(_) | Self::Reader | Self::Parser | Self::Purge => {
+                Watched::ByNobody
+            }
             _ => Watched::ByCaller,
         }
     }

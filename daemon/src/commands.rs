@@ -1,7 +1,9 @@
 //! One file per command, and the runtime that they share.
 
 mod abort;
+mod agent;
 mod broadcast;
+mod coordinator;
 mod demo;
 pub(crate) mod doctor;
 mod drain;
@@ -36,6 +38,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::State(StateCommand::Dump(args)) => state::dump(&args, &surroundings),
         Command::Keys(command) => keys::run(command, &surroundings),
         Command::Inspect(args) => on_runtime(inspect::run(args)),
+        Command::Coordinator(args) => on_runtime(coordinator::run(args, surroundings)),
+        Command::Agent(args) => on_runtime(agent::run(args, surroundings)),
         Command::Up(args) => on_runtime(up::run(args, surroundings)),
         Command::Broadcast(args) => on_runtime(broadcast::run(args, log, surroundings)),
         Command::Status(args) => on_runtime(status::run(args, log, surroundings)),

@@ -4,6 +4,8 @@
 //! over the default. `deploy/unstale.toml` names every key with its default; a test holds it to that.
 //! Nothing here is merged, included or reloaded.
 
+use crate::bus::address::BusUrl;
+use crate::bus::envelope::FleetName;
 use crate::cli::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -92,17 +94,17 @@ pub(crate) enum Act {
 pub(crate) struct Bus {
     /// The transport.
     pub(crate) url: BusUrl,
+    /// The fleet's name.
+    pub(crate) fleet: FleetName,
     /// The directory of keys; empty for the default of the user that runs it.
     pub(crate) keys: PathBuf,
-}
-
-/// A transport.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum BusUrl {
-    /// Within one process: `unstale up`.
-    #[default]
-    Embedded,
+    /// A file with the broker's password, where the URL has none.
+    pub(crate) password_file: PathBuf,
+    /// Certificates of the authority that the broker's certificate comes from; empty for the system's.
+    pub(crate) ca_file: PathBuf,
+    /// This client's certificate and its key; empty for none.
+    pub(crate) cert_file: PathBuf,
+    pub(crate) key_file: PathBuf,
 }
 
 /// `[http]`.
@@ -152,7 +154,15 @@ impl Default for Agent {
 
 impl Default for Bus {
     fn default() -> Self {
-        Self { url: BusUrl::Embedded, keys: PathBuf::new() }
+        Self {
+            url: BusUrl::Embedded,
+            fleet: FleetName::default(),
+            keys: PathBuf::new(),
+            password_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+            cert_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+        }
     }
 }
 
@@ -392,7 +402,7 @@ mod tests {
         check("[apps.\"a b\"]", "a b");
         check("[[units]]\nstart = [\"/bin/x\"]", "slot");
         check("[[units]]\nslot = \"x\"\nstart = [\"x\"]", "absolute");
-        check("[bus]\nurl = \"redis://x\"", "redis");
+        check("[bus]\nurl = \"kafka://x\"", "kafka");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     clock: Clock,
     /// The budget of a broadcast that names none, where the configuration does.
     max_unavailable: Option<MaxUnavailable>,
+    /// How many hosts a broadcast waits for that names no number.
+    expect_hosts: Option<u32>,
     evidence: Box<dyn LocalEvidence>,
 }
 
@@ -60,7 +62,7 @@ pub(crate) trait LocalEvidence: Send + std::fmt::Debug {
 
 /// The coordinator has no agent beside it.
 #[derive(Debug)]
-struct NoEvidence;
+pub(crate) struct NoEvidence;
 
 impl LocalEvidence for NoEvidence {
     fn lines(&self, _host: &HostName, _slot: &SlotId) -> Vec<String> {
@@ -97,6 +99,7 @@ impl Driver {
             desk,
             clock,
             max_unavailable,
+            expect_hosts: None,
             evidence: Box::new(NoEvidence),
         };
         driver.lay_manifests_out()?;
@@ -107,6 +110,13 @@ impl Driver {
     #[must_use]
     pub(crate) fn with_evidence(mut self, evidence: Box<dyn LocalEvidence>) -> Self {
         self.evidence = evidence;
+        self
+    }
+
+    /// Sets how many hosts a broadcast waits for that names no number.
+    #[must_use]
+    pub(crate) fn with_expected_hosts(mut self, hosts: Option<u32>) -> Self {
+        self.expect_hosts = hosts;
         self
     }
 
@@ -345,7 +355,7 @@ impl Driver {
             strict: request.strict,
             allow_empty: request.allow_empty,
             ignore_silent: request.ignore_silent,
-            expect_hosts: request.expect_hosts,
+            expect_hosts: request.expect_hosts.or(self.expect_hosts),
         }
     }
 

@@ -14,6 +14,7 @@ mod host;
 mod http;
 mod keys;
 mod manifest;
+mod percent;
 mod render;
 mod report;
 mod shutdown;
@@ -21,6 +22,8 @@ mod store;
 mod telemetry;
 
 fn main() -> std::process::ExitCode {
+    // Whatever speaks TLS uses this one provider; that somebody has chosen it before is no error.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_else(|_| ());
     report::guarded(|| match cli::read() {
         Ok(cli) => {
             telemetry::start(cli.log, cli.command.is_watched());

@@ -2,7 +2,7 @@
 //!
 //! The newest desired state is kept and never expires. There is no lease: nobody else can lead.
 
-use super::ends::{AgentSide, CoordinatorSide, FromAgent, FromCoordinator, Link, ToAgent, ToCoordinator};
+use super::ends::{AgentSide, CoordinatorSide, FromAgent, FromCoordinator, Link, ToAgent, ToCoordinator, deliver};
 use super::queue::Closed;
 
 /// Carries messages between the two sides until either end is gone.
@@ -31,7 +31,7 @@ async fn carry(mut coordinator: CoordinatorSide, mut agent: AgentSide) -> Result
                 FromCoordinator::Forget(_) => {}
             },
             message = agent.outgoing.receive() => match message.ok_or(Closed)? {
-                FromAgent::Report(report) => coordinator.deliver(ToCoordinator::Report(report))?,
+                FromAgent::Report(report) => deliver(&coordinator.incoming, ToCoordinator::Report(report))?,
                 FromAgent::WantManifest(digest) => {
                     let manifest = coordinator.manifests.borrow().get(&digest).cloned();
                     if let Some(manifest) = manifest {

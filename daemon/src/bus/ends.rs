@@ -1,8 +1,8 @@
 //! The two ends that a bus has, and the sides that a transport works on.
 //!
 //! The coordinator's driver and the agent's pump hold an *end*; a transport holds the *side* behind it and carries
-//! bytes between that side and its broker, or the other side. What has a state (desired, manifests, link, lease) is
-//! kept and may be told again at any time; what is said once (reports, permits) may be lost. A transport that has lost
+//! bytes between that side and its broker, or the other side. What has a state (desired, manifests, link) is
+//! kept and may be told again at any time; what is said once (reports, permits, leases) may be lost. A transport that has lost
 //! its broker says so on its side and goes on trying.
 
 use super::envelope::{Channel, Encoded};
@@ -49,7 +49,8 @@ pub(crate) enum ToCoordinator {
     Lease(Option<Lease>),
     /// An envelope with a report or a request.
     Report(Encoded),
-    /// What the bus retains as desired: not what this coordinator published last. `None` where there is nothing.
+    /// What the bus retains as desired, where it is not what this coordinator published last. `None` where there is
+    /// nothing. What was there before a lease is told before that lease.
     Tip(Option<Encoded>),
 }
 
@@ -90,26 +91,24 @@ pub(crate) struct CoordinatorEnd {
     /// Publishes the desired state; a later one replaces an earlier one that nobody has seen. Whatever is sent here,
     /// also the same again, is written to the bus.
     pub(crate) desired: watch::Sender<Option<Encoded>>,
-    /// The highest epoch that is known here: a lease is granted above it.
-    pub(crate) epoch: watch::Sender<Epoch>,
+    /// The least number that does for a lease: above every reign that is known here.
+    pub(crate) least_epoch: watch::Sender<Epoch>,
     /// Manifests by digest: what agents can fetch. Who owns it takes away what nobody wants.
     pub(crate) manifests: Shelf,
     outgoing: Sender<FromCoordinator>,
     incoming: Receiver<ToCoordinator>,
     link: watch::Receiver<Link>,
-    lease: watch::Receiver<Option<Lease>>,
 }
 
 /// The transport's side of it.
 #[derive(Debug)]
 pub(crate) struct CoordinatorSide {
     pub(crate) desired: watch::Receiver<Option<Encoded>>,
-    pub(crate) epoch: watch::Receiver<Epoch>,
+    pub(crate) least_epoch: watch::Receiver<Epoch>,
     pub(crate) manifests: watch::Receiver<BTreeMap<Fingerprint, Encoded>>,
     pub(crate) outgoing: Receiver<FromCoordinator>,
     pub(crate) incoming: Sender<ToCoordinator>,
     pub(crate) link: watch::Sender<Link>,
-    pub(crate) lease: watch::Sender<Option<Lease>>,
 }
 
 /// The agent's end.
@@ -135,30 +134,27 @@ fn not_yet() -> Link {
 /// Makes the coordinator's end and the side behind it.
 pub(crate) fn coordinator() -> (CoordinatorEnd, CoordinatorSide) {
     let (desired, desired_seen) = watch::channel(None);
-    let (epoch, epoch_seen) = watch::channel(Epoch::default());
+    let (least_epoch, epoch_seen) = watch::channel(Epoch::default());
     let (shelf, manifests) = watch::channel(BTreeMap::new());
     let (outgoing, outgoing_taken) = queue(FROM_COORDINATOR_MAX);
     let (incoming, incoming_taken) = queue(TO_COORDINATOR_MAX);
     let (link, link_seen) = watch::channel(not_yet());
-    let (lease, lease_seen) = watch::channel(None);
     (
         CoordinatorEnd {
             desired,
-            epoch,
+            least_epoch,
             manifests: Shelf(shelf),
             outgoing,
             incoming: incoming_taken,
             link: link_seen,
-            lease: lease_seen,
         },
         CoordinatorSide {
             desired: desired_seen,
-            epoch: epoch_seen,
+            least_epoch: epoch_seen,
             manifests,
             outgoing: outgoing_taken,
             incoming,
             link,
-            lease,
         },
     )
 }
@@ -192,27 +188,24 @@ impl CoordinatorEnd {
     /// Safe: a message is taken only by a call that returns it.
     pub(crate) async fn next(&mut self) -> Option<ToCoordinator> {
         tokio::select! {
-            // What has a state goes first: reports are judged under the lease that is in force.
             biased;
             Ok(()) = self.link.changed() => Some(ToCoordinator::Link(self.link.borrow_and_update().clone())),
-            Ok(()) = self.lease.changed() => Some(ToCoordinator::Lease(*self.lease.borrow_and_update())),
             message = self.incoming.receive() => message,
         }
     }
 }
 
-impl CoordinatorSide {
-    /// Hands a message on. Of an envelope that is longer than any of its kind only so much is kept that this shows.
-    ///
-    /// # Errors
-    /// [`Closed`] where the coordinator is gone.
-    pub(crate) fn deliver(&self, message: ToCoordinator) -> Result<(), Closed> {
-        self.incoming.send(match message {
-            ToCoordinator::Report(bytes) => ToCoordinator::Report(Channel::Report.shortened(bytes)),
-            ToCoordinator::Tip(Some(bytes)) => ToCoordinator::Tip(Some(Channel::Desired.shortened(bytes))),
-            other => other,
-        })
-    }
+/// Hands a message to the coordinator. Of an envelope that is longer than any of its kind only so much is kept that
+/// this shows.
+///
+/// # Errors
+/// [`Closed`] where the coordinator is gone.
+pub(crate) fn deliver(incoming: &Sender<ToCoordinator>, message: ToCoordinator) -> Result<(), Closed> {
+    incoming.send(match message {
+        ToCoordinator::Report(bytes) => ToCoordinator::Report(Channel::Report.shortened(bytes)),
+        ToCoordinator::Tip(Some(bytes)) => ToCoordinator::Tip(Some(Channel::Desired.shortened(bytes))),
+        other => other,
+    })
 }
 
 impl AgentEnd {

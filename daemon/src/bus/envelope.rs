@@ -11,8 +11,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
-use unstale_protocol::ids::{AppName, HostName};
+use unstale_protocol::ids::{AppName, HostName, NameError};
 
 /// The version of the envelope; it changes only where old readers must stop.
 const VERSION: u32 = 1;
@@ -21,7 +23,40 @@ const VERSION: u32 = 1;
 pub(crate) type Encoded = Arc<[u8]>;
 
 /// The name of a fleet: prefix of everything it has on a bus. Letters, digits, `.`, `_`, `-`; 1 to 64 bytes.
-pub(crate) type FleetName = AppName;
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FleetName(AppName);
+
+impl FleetName {
+    /// Returns the fleet of this name.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub(crate) fn new(name: &str) -> Result<Self, NameError> {
+        AppName::new(name).map(Self)
+    }
+}
+
+impl Default for FleetName {
+    fn default() -> Self {
+        #[expect(clippy::expect_used, reason = "a constant, and a test reads it")]
+        Self::new("default").expect("a name")
+    }
+}
+
+impl FromStr for FleetName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for FleetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What kind of message an envelope carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

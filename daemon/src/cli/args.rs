@@ -1,6 +1,8 @@
 //! The flags of each command.
 
 use super::{AppTarget, CoordinatorAddress, KeyValue, OutputArgs, Selector, Span};
+use crate::bus::address::{BusUrl, Secret};
+use crate::bus::envelope::FleetName;
 use crate::keys::KeyId;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -161,6 +163,62 @@ pub(crate) struct KeysIdArgs {
     pub(crate) id: KeyId,
     #[command(flatten)]
     pub(crate) place: KeysArgs,
+}
+
+/// The bus of a fleet, and who speaks on it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BusArgs {
+    /// What coordinator and agents talk over: `redis://`, `rediss://` (TLS), `redis+sentinel://HOST,HOST/MASTER`.
+    #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
+    pub(crate) bus: Option<BusUrl>,
+    /// The password on the bus, where the URL has none.
+    #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) password: Option<Secret>,
+    /// The fleet's name, with which everything on the bus begins. Default: `default`.
+    #[arg(long, value_name = "NAME", env = "UNSTALE_FLEET")]
+    pub(crate) fleet: Option<FleetName>,
+    /// Sign nothing and believe everybody who reaches the bus: for a laptop.
+    #[arg(long)]
+    pub(crate) insecure_bus: bool,
+    /// Exit with 2 where the bus cannot be used at the start, instead of waiting for it.
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    #[command(flatten)]
+    pub(crate) keys: KeysDirArgs,
+}
+
+/// `unstale coordinator`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CoordinatorRoleArgs {
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+    /// Let no rollout converge before N hosts have reported, where its broadcast names no number.
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_hosts: Option<u32>,
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+    /// Where the control API listens. Default: `/run/unstale/coordinator.sock` for root, else
+    /// `$XDG_RUNTIME_DIR/unstale/coordinator.sock`.
+    #[arg(long, value_name = "PATH", env = "UNSTALE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+/// `unstale agent`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) bus: BusArgs,
+    /// This host's name on the bus. Default: the machine's name.
+    #[arg(long, value_name = "NAME", env = "UNSTALE_HOST")]
+    pub(crate) host: Option<HostName>,
+    #[command(flatten)]
+    pub(crate) state: StateDirArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) roots: RootArgs,
 }
 
 /// `unstale broadcast`.

@@ -1,11 +1,13 @@
 //! What `up`, `coordinator`, `agent` and `--local` are made of: parts that run side by side until the first one ends.
 
 mod agent;
+mod bus;
 mod disk;
 mod evidence;
 mod pump;
 
 pub(super) use agent::AgentPart;
+pub(super) use bus::Wire;
 pub(super) use evidence::{Evidence, differences, told};
 
 use crate::bus::ends::CoordinatorEnd;
@@ -63,11 +65,11 @@ impl Parts {
     /// # Errors
     /// Where its store cannot be read.
     pub(super) fn add_coordinator(&mut self, part: CoordinatorPart<'_>) -> anyhow::Result<()> {
-        let CoordinatorPart { config, policy, state, listener, wire, clock, evidence } = part;
+        let CoordinatorPart { config, policy, state, listener, wire, clock, evidence, expect_hosts } = part;
         let (asker, desk) = control::channel();
         let store = state.open(Which::Coordinator)?;
         let driver = Driver::new(policy, config.coordinator.max_unavailable, store, wire, desk, clock)?;
-        let driver = driver.with_evidence(evidence);
+        let driver = driver.with_evidence(evidence).with_expected_hosts(expect_hosts);
         self.set.spawn(driver.run(self.shutdown.clone()));
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
         self.set
@@ -105,6 +107,8 @@ pub(super) struct CoordinatorPart<'a> {
     pub(super) wire: (CoordinatorEnd, Seal),
     pub(super) clock: Clock,
     pub(super) evidence: Box<dyn LocalEvidence>,
+    /// How many hosts a broadcast waits for that names no number.
+    pub(super) expect_hosts: Option<u32>,
 }
 
 /// Returns this host's name on the bus.

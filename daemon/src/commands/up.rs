@@ -86,6 +86,7 @@ impl House {
             wire: (coordinator_end, Seal::bare(fleet)),
             clock: Clock::start(),
             evidence: Box::new(Evidence::new(name, agent.sights())),
+            expect_hosts: None,
         })?;
         parts.add_endless(async move {
             embedded::run(coordinator_side, agent_side).await;

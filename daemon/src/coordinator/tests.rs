@@ -143,10 +143,10 @@ async fn nonsense_on_the_bus_changes_nothing() {
     with_driver(&state, async |asker, side| {
         let closed = |payload: &str| seal().close(Channel::Report, payload).unwrap();
         for message in [b"".as_slice(), b"{", b"[]", &[0xff; 64]] {
-            side.deliver(ToCoordinator::Report(message.into())).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Report(message.into())).unwrap();
         }
         for payload in ["", "[]", "{\"kind\":\"song\"}", "{\"kind\":\"report\"}"] {
-            side.deliver(ToCoordinator::Report(closed(payload))).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Report(closed(payload))).unwrap();
         }
         assert_eq!(asker.ask(Command::Status).await.unwrap().hosts, []);
     })
@@ -161,7 +161,7 @@ async fn what_the_bus_has_lost_or_holds_instead_is_written_again() {
         let older = seal().close(Channel::Desired, "{\"epoch\":1,\"generation\":1}").unwrap();
         for found in [None, Some(older), Some::<Encoded>((*b"noise").into())] {
             let ours = side.desired.borrow_and_update().clone();
-            side.deliver(ToCoordinator::Tip(found)).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Tip(found)).unwrap();
             side.desired.changed().await.unwrap();
             assert_eq!(*side.desired.borrow(), ours);
         }

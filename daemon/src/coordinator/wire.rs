@@ -24,7 +24,7 @@ impl Driver {
     pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {
         let payload = serde_json::to_string(desired).context("cannot encode the desired state")?;
         let envelope = self.seal.close(Channel::Desired, &payload).context("cannot encode the desired state")?;
-        self.bus.epoch.send_replace(desired.epoch);
+        self.bus.least_epoch.send_replace(desired.epoch);
         self.bus.desired.send_replace(Some(envelope));
         Ok(())
     }

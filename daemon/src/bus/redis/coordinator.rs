@@ -1,0 +1,370 @@
+//! The coordinator on Redis: a connection that reads reports, and one for everything else.
+//!
+//! It writes only while it holds the lease, and only through scripts that compare holder and epoch in the same step.
+
+use super::agent::has_begun_anew;
+use super::names::Names;
+use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused, Sessions};
+use crate::bus::backoff::random;
+use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
+use crate::bus::envelope::Encoded;
+use crate::bus::queue;
+use crate::clock::Clock;
+use redis::streams::StreamReadReply;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::{Epoch, HostName};
+
+/// The name of its connections.
+const NAME: &str = "unstale-coordinator";
+/// How long a read waits for reports.
+const WAIT: Duration = Duration::from_secs(1);
+/// After this many reads without reports the stream is looked at again: its ids may have begun anew.
+const QUIET_MAX: u32 = 5;
+/// Reports that are read at once.
+const REPORTS_MAX: usize = 100;
+/// How long a lease lasts, and how often it is renewed and what is retained is looked at.
+const LEASE: Duration = Duration::from_secs(10);
+const RENEWAL: Duration = Duration::from_secs(3);
+/// Desired states that the stream keeps.
+const DESIRED_MAX: usize = 16;
+/// Permits that a host's stream keeps, and how long they are kept: far longer than a permit lives.
+const PERMITS_MAX: usize = 64;
+const PERMITS_KEPT: Duration = Duration::from_mins(10);
+
+/// Lets a script write although the memory limit is reached: Redis 7.0.
+const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
+/// Keys: lease. Arguments: holder, milliseconds, least epoch. A lease of another holder that would end long after any
+/// that is given is of a clock that was wrong. Returns whether it is held, and the epoch.
+const TAKE_LEASE: &str = "\
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local h = redis.call('HMGET', KEYS[1], 'holder', 'epoch', 'until')
+local epoch = tonumber(h[2] or '0') or 0
+local ends = tonumber(h[3] or '0') or 0
+local least = tonumber(ARGV[3])
+if h[1] == ARGV[1] and ends > now and epoch >= least then
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[2]))
+  return {1, string.format('%.0f', epoch)}
+end
+if h[1] and h[1] ~= ARGV[1] and ends > now and ends <= now + 600000 then
+  return {0, string.format('%.0f', epoch)}
+end
+epoch = math.max(epoch + 1, least)
+redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'epoch', string.format('%.0f', epoch),
+  'until', string.format('%.0f', now + ARGV[2]))
+return {1, string.format('%.0f', epoch)}";
+/// Keys: lease, stream. Arguments: holder, epoch, length, envelope, milliseconds to keep or 0.
+const ADD: &str = "\
+local h = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. tostring(h[2])) end
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'e', ARGV[4])
+if ARGV[5] ~= '0' then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
+return 1";
+/// Keys: lease, manifest. Arguments: holder, epoch, envelope.
+const PUT: &str = "\
+local h = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. tostring(h[2])) end
+redis.call('SET', KEYS[2], ARGV[3])
+return 1";
+
+/// Carries the coordinator's messages until the end behind `side` is gone.
+///
+/// # Errors
+/// Where the first connection cannot be had and [`Access::fail_fast`] is set.
+pub(crate) async fn run(mut side: CoordinatorSide, access: Access, names: Names, clock: Clock) -> anyhow::Result<()> {
+    let mut sessions = Sessions::new();
+    // One life of this process: a name that nobody else takes.
+    let holder = format!("{:016x}{:016x}", random(), random());
+    loop {
+        match session(&mut side, &access, &names, (&holder, clock), &mut sessions).await {
+            Ended::Closed(_) => return Ok(()),
+            Ended::Failed(why) => sessions.wait(&access, why, &side.link).await?,
+        }
+    }
+}
+
+async fn session(
+    side: &mut CoordinatorSide,
+    access: &Access,
+    names: &Names,
+    (holder, clock): (&str, Clock),
+    sessions: &mut Sessions,
+) -> Ended {
+    let begun = async {
+        let mut reader = access.connect(NAME, WAIT).await?;
+        let newest = reader.newest(&names.reports(), 1).await?;
+        // Reports of before are old: agents report at every reign.
+        let cursor = newest.last().map_or_else(|| BEGINNING.to_owned(), |entry| entry.id.clone());
+        let writer = access.connect(NAME, Duration::ZERO).await?;
+        Ok::<_, Ended>((reader, cursor, writer))
+    };
+    let (reader, cursor, connection) = match begun.await {
+        Ok(begun) => begun,
+        Err(ended) => return ended,
+    };
+    // Permits that could not be sent are asked for again.
+    side.outgoing.clear();
+    sessions.begin(&side.link);
+    let mut writer = Writer {
+        connection,
+        names,
+        holder,
+        clock,
+        lease: None,
+        is_standby: false,
+        may_go_beyond: true,
+        looked: DESIRED_MAX,
+        kept: BTreeMap::new(),
+    };
+    let CoordinatorSide { desired, least_epoch, manifests, outgoing, incoming, .. } = side;
+    let write = async {
+        let mut due = interval(RENEWAL);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = due.tick() => {
+                    let ours = desired.borrow().clone();
+                    writer.look_at_desired(ours.as_ref(), incoming).await?;
+                    let least = *least_epoch.borrow();
+                    writer.renew(least, incoming).await?;
+                    let wanted = manifests.borrow_and_update().clone();
+                    writer.keep_manifests(&wanted, true).await?;
+                }
+                changed = manifests.changed() => {
+                    changed?;
+                    let wanted = manifests.borrow_and_update().clone();
+                    writer.keep_manifests(&wanted, false).await?;
+                }
+                changed = desired.changed() => {
+                    changed?;
+                    let ours = desired.borrow_and_update().clone();
+                    if let Some(ours) = ours {
+                        writer.add(&names.desired(), DESIRED_MAX, &ours, Duration::ZERO, incoming).await?;
+                    }
+                }
+                message = outgoing.receive() => match message.ok_or(queue::Closed)? {
+                    FromCoordinator::Permit(host, permit) => {
+                        writer.add(&names.permits(&host), PERMITS_MAX, &permit, PERMITS_KEPT, incoming).await?;
+                    }
+                    FromCoordinator::Forget(host) => writer.forget(&host).await?,
+                },
+            }
+        }
+    };
+    let read = read(reader, names, cursor, incoming);
+    let ended: Result<std::convert::Infallible, Ended> = tokio::select! {
+        ended = write => ended,
+        ended = read => Err(ended),
+    };
+    match ended {
+        Ok(never) => match never {},
+        Err(ended) => ended,
+    }
+}
+
+/// Reads reports until something fails. What the driver has no room for stays in the stream.
+async fn read(
+    mut connection: Connection,
+    names: &Names,
+    mut cursor: String,
+    incoming: &queue::Sender<ToCoordinator>,
+) -> Ended {
+    let stream = names.reports();
+    let what = format!("XREAD {stream}");
+    let mut quiet = 0;
+    loop {
+        let mut command = redis::cmd("XREAD");
+        command.arg("BLOCK").arg(WAIT.as_millis().to_string()).arg("COUNT").arg(REPORTS_MAX);
+        command.arg("STREAMS").arg(&stream).arg(&cursor);
+        let reply = match connection.run::<Option<StreamReadReply>>(&command, &what).await {
+            Ok(reply) => reply.unwrap_or_default(),
+            Err(refused) => return refused.into(),
+        };
+        if reply.keys.is_empty() {
+            quiet += 1;
+            if quiet >= QUIET_MAX {
+                quiet = 0;
+                match has_begun_anew(&mut connection, &stream, &cursor).await {
+                    Ok(false) => {}
+                    Ok(true) => BEGINNING.clone_into(&mut cursor),
+                    Err(refused) => return refused.into(),
+                }
+            }
+        }
+        for entry in reply.keys.into_iter().flat_map(|key| key.ids).map(Entry::from) {
+            cursor = entry.id;
+            let report = ToCoordinator::Report(entry.envelope.into());
+            if let Err(closed) = incoming.room().await.and_then(|()| deliver(incoming, report)) {
+                return closed.into();
+            }
+        }
+    }
+}
+
+/// The connection that writes, and the lease under which it does.
+struct Writer<'a> {
+    connection: Connection,
+    names: &'a Names,
+    holder: &'a str,
+    clock: Clock,
+    lease: Option<Lease>,
+    /// Another one leads: it was said.
+    is_standby: bool,
+    /// The server lets scripts go beyond its memory limit.
+    may_go_beyond: bool,
+    /// How many of the newest desired states are looked at: all of them first, for noise may lie on top.
+    looked: usize,
+    /// Manifests that were written, and what.
+    kept: BTreeMap<Fingerprint, Encoded>,
+}
+
+impl Writer<'_> {
+    /// Runs a script of ours, by its text: it is small, and the server may have forgotten it at any time.
+    async fn run<T: redis::FromRedisValue>(
+        &mut self,
+        text: &str,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<T, Refused> {
+        let what = format!("EVAL for {}", keys.last().copied().unwrap_or_default());
+        loop {
+            let text = if self.may_go_beyond { format!("{ALLOW_OOM}{text}") } else { text.to_owned() };
+            let mut command = redis::cmd("EVAL");
+            command.arg(text).arg(keys.len()).arg(keys).arg(arguments);
+            match self.connection.run(&command, &what).await {
+                Err(refused) if self.may_go_beyond && refused.is_old_script() => {
+                    tracing::info!("the server is older than 7.0: nothing can be written when its memory is full");
+                    self.may_go_beyond = false;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Takes or renews the lease. It counts from before it was asked for, on our own clock.
+    async fn renew(&mut self, least: Epoch, told: &queue::Sender<ToCoordinator>) -> Result<(), Ended> {
+        let asked_at = self.clock.now();
+        let key = self.names.lease();
+        let (milliseconds, least) = (LEASE.as_millis().to_string(), least.0.to_string());
+        let arguments: [&[u8]; 3] = [self.holder.as_bytes(), milliseconds.as_bytes(), least.as_bytes()];
+        let (is_held, epoch): (i64, u64) = self.run(TAKE_LEASE, &[&key], &arguments).await?;
+        if is_held == 1 {
+            let granted = Lease { epoch: Epoch(epoch), until: asked_at.after(LEASE) };
+            if self.lease.is_none_or(|lease| lease.epoch != Epoch(epoch)) {
+                tracing::info!(epoch, "this coordinator leads");
+            }
+            self.is_standby = false;
+            self.lease = Some(granted);
+            deliver(told, ToCoordinator::Lease(Some(granted)))?;
+        } else {
+            self.lose(told)?;
+            if !self.is_standby {
+                tracing::info!(epoch, "another coordinator leads, this one stands by");
+            }
+            self.is_standby = true;
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, told: &queue::Sender<ToCoordinator>) -> Result<(), queue::Closed> {
+        match self.lease.take() {
+            Some(_) => deliver(told, ToCoordinator::Lease(None)),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds an envelope to a stream, if this coordinator leads.
+    async fn add(
+        &mut self,
+        stream: &str,
+        most: usize,
+        envelope: &[u8],
+        kept: Duration,
+        told: &queue::Sender<ToCoordinator>,
+    ) -> Result<(), Ended> {
+        let Some(lease) = self.lease else { return Ok(()) };
+        let (epoch, most) = (lease.epoch.0.to_string(), most.to_string());
+        let kept = kept.as_millis().to_string();
+        let arguments: [&[u8]; 5] =
+            [self.holder.as_bytes(), epoch.as_bytes(), most.as_bytes(), envelope, kept.as_bytes()];
+        let key = self.names.lease();
+        match self.run::<i64>(ADD, &[&key, stream], &arguments).await {
+            Ok(_) => Ok(()),
+            Err(refused) if refused.is_stale() => {
+                tracing::warn!("another coordinator has taken the lead");
+                Ok(self.lose(told)?)
+            }
+            Err(refused) if refused.is_out_of_memory() => {
+                tracing::warn!(because = refused.words(), "not written");
+                Ok(())
+            }
+            Err(refused) => Err(refused.into()),
+        }
+    }
+
+    /// Tells the driver what is retained as desired where that is not `ours`.
+    async fn look_at_desired(
+        &mut self,
+        ours: Option<&Encoded>,
+        incoming: &queue::Sender<ToCoordinator>,
+    ) -> Result<(), Ended> {
+        let newest = self.connection.newest(&self.names.desired(), self.looked).await?;
+        self.looked = 1;
+        if newest.is_empty() {
+            deliver(incoming, ToCoordinator::Tip(None))?;
+        }
+        for entry in newest {
+            let found: Encoded = entry.envelope.into();
+            if Some(&found) != ours {
+                deliver(incoming, ToCoordinator::Tip(Some(found)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes manifests that are missing and removes those that are not wanted any more.
+    async fn keep_manifests(&mut self, wanted: &BTreeMap<Fingerprint, Encoded>, look: bool) -> Result<(), Ended> {
+        let Some(lease) = self.lease else { return Ok(()) };
+        let (lease_key, epoch) = (self.names.lease(), lease.epoch.0.to_string());
+        for (digest, envelope) in wanted {
+            let key = self.names.manifest(digest);
+            let mut is_there = self.kept.get(digest) == Some(envelope);
+            if is_there && look {
+                let mut command = redis::cmd("EXISTS");
+                command.arg(&key);
+                is_there = self.connection.run::<i64>(&command, &format!("EXISTS {key}")).await? == 1;
+            }
+            if is_there {
+                continue;
+            }
+            let arguments: [&[u8]; 3] = [self.holder.as_bytes(), epoch.as_bytes(), envelope];
+            match self.run::<i64>(PUT, &[&lease_key, &key], &arguments).await {
+                Ok(_) => drop(self.kept.insert(*digest, envelope.clone())),
+                // The next renewal finds out; what has no memory is tried again then.
+                Err(refused) if refused.is_stale() || refused.is_out_of_memory() => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        let unwanted: Vec<Fingerprint> =
+            self.kept.keys().filter(|digest| !wanted.contains_key(digest)).copied().collect();
+        for digest in unwanted {
+            self.delete(&self.names.manifest(&digest)).await?;
+            self.kept.remove(&digest);
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self, host: &HostName) -> Result<(), Ended> {
+        self.delete(&self.names.permits(host)).await
+    }
+
+    async fn delete(&mut self, key: &str) -> Result<(), Ended> {
+        let mut command = redis::cmd("DEL");
+        command.arg(key);
+        Ok(self.connection.run::<()>(&command, &format!("DEL {key}")).await?)
+    }
+}

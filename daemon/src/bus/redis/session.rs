@@ -1,0 +1,296 @@
+//! Connections to Redis: where, as whom, with which time limits; and what is said when one cannot be had.
+
+use crate::bus::address::RedisUrl;
+use crate::bus::backoff::{Backoff, random};
+use crate::bus::ends::Link;
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::streams::StreamRangeReply;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue,
+    IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates, Value,
+};
+use std::time::Duration;
+use tokio::sync::watch;
+use unstale_agent::display::escape;
+
+/// How long connecting may take, and with it the whole login.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command that does not wait may take.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A dead peer is noticed after these: idle time, interval, probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(2), 3);
+/// The field of every stream that holds an envelope.
+pub(super) const ENVELOPE: &str = "e";
+/// An id below every entry of a stream.
+pub(super) const BEGINNING: &str = "0-0";
+
+/// How the server is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub(crate) url: RedisUrl,
+    /// Certificates, where files name them: authority, then certificate and key of this client. PEM.
+    pub(crate) authority: Option<Vec<u8>>,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// End with an error where the first connection cannot be had, instead of waiting.
+    pub(crate) fail_fast: bool,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// The end behind the side is gone: so does the transport.
+    #[error("nobody listens any more")]
+    Closed(#[from] crate::bus::queue::Closed),
+    /// The server, or the way to it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<watch::error::RecvError> for Ended {
+    fn from(_: watch::error::RecvError) -> Self {
+        Self::Closed(crate::bus::queue::Closed)
+    }
+}
+
+/// Why one command failed.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The command and its key.
+    what: String,
+    error: redis::RedisError,
+}
+
+impl Refused {
+    /// Tells whether the server had no memory left: reading still works, and so does what may go beyond it.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        self.error.code() == Some("OOM")
+    }
+
+    /// Tells whether another coordinator leads.
+    pub(super) fn is_stale(&self) -> bool {
+        self.error.code() == Some("STALE")
+    }
+
+    /// Tells whether the server does not know the line that lets a script go beyond the memory limit.
+    pub(super) fn is_old_script(&self) -> bool {
+        format!("{}", self.error).contains("ompil")
+    }
+
+    pub(super) fn words(&self) -> String {
+        let Self { what, error } = self;
+        let said = escape::terminal(&error.to_string()).into_owned();
+        match error.code() {
+            Some("NOPERM") => {
+                format!("this user may not {what} ({said}): `deploy/redis.acl` has the rules that are needed")
+            }
+            Some("OOM") => format!("the server has no memory left for {what}"),
+            Some("ERR") if said.contains("unknown command") => {
+                format!("the server does not know {what}: Redis 5 or later is needed")
+            }
+            _ if error.is_timeout() => format!("no answer to {what} in time"),
+            _ => format!("{what}: {said}"),
+        }
+    }
+}
+
+impl From<Refused> for Ended {
+    fn from(refused: Refused) -> Self {
+        Self::Failed(refused.words())
+    }
+}
+
+/// A connection, and what is done on it.
+pub(super) struct Connection(MultiplexedConnection);
+
+impl Connection {
+    /// Runs one command; `what` names it in messages.
+    pub(super) async fn run<T: FromRedisValue>(&mut self, command: &Cmd, what: &str) -> Result<T, Refused> {
+        command.query_async(&mut self.0).await.map_err(|error| Refused { what: what.to_owned(), error })
+    }
+
+    /// Reads the newest entries of a stream, oldest first.
+    pub(super) async fn newest(&mut self, stream: &str, count: usize) -> Result<Vec<Entry>, Refused> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(stream).arg("+").arg("-").arg("COUNT").arg(count);
+        let reply: StreamRangeReply = self.run(&command, &format!("XREVRANGE {stream}")).await?;
+        let mut entries: Vec<Entry> = reply.ids.into_iter().map(Entry::from).collect();
+        entries.reverse();
+        Ok(entries)
+    }
+}
+
+/// One entry of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    /// Its envelope; empty where it has none, which is no envelope either.
+    pub(super) envelope: Vec<u8>,
+}
+
+impl From<redis::streams::StreamId> for Entry {
+    fn from(mut entry: redis::streams::StreamId) -> Self {
+        let envelope = match entry.map.remove(ENVELOPE) {
+            Some(Value::BulkString(bytes)) => bytes,
+            _ => Vec::new(),
+        };
+        Self { id: entry.id, envelope }
+    }
+}
+
+/// Compares ids of entries: milliseconds, then a number. What is none lies below all.
+pub(super) fn order(id: &str) -> (u64, u64) {
+    let (time, number) = id.split_once('-').unwrap_or((id, "0"));
+    (time.parse().unwrap_or(0), number.parse().unwrap_or(0))
+}
+
+impl Access {
+    /// Connects and logs in. `wait` is the longest that a command is to block.
+    pub(super) async fn connect(&self, name: &str, wait: Duration) -> Result<Connection, Ended> {
+        let limit = tokio::time::timeout(CONNECT_TIMEOUT, self.connect_now(name, wait));
+        limit.await.unwrap_or_else(|_| Err(Ended::Failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))))
+    }
+
+    async fn connect_now(&self, name: &str, wait: Duration) -> Result<Connection, Ended> {
+        let Some(master) = &self.url.master else {
+            let Some(place) = self.url.places.first() else { return Err(Ended::Failed("no host".to_owned())) };
+            return self.connect_to(place, name, wait).await;
+        };
+        // Asked anew each time: after a failover the old server may still be there, and be wrong.
+        let place = self.ask_sentinels(master).await?;
+        self.connect_to(&place, name, wait).await
+    }
+
+    async fn ask_sentinels(&self, master: &str) -> Result<(String, u16), Ended> {
+        let mut reasons = Vec::new();
+        for (host, port) in &self.url.places {
+            let asked = async {
+                let login = RedisConnectionInfo::default().set_skip_set_lib_name();
+                let mut connection = self.open(&(host.clone(), *port), login, ANSWER_TIMEOUT).await?;
+                let mut command = redis::cmd("SENTINEL");
+                command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+                let answer: Option<(String, u16)> =
+                    connection.run(&command, "SENTINEL GET-MASTER-ADDR-BY-NAME").await?;
+                answer.ok_or_else(|| Ended::Failed(format!("it knows no server of the name {master}")))
+            };
+            let limit = tokio::time::timeout(CONNECT_TIMEOUT / 3, asked).await;
+            match limit.unwrap_or_else(|_| Err(Ended::Failed("no answer".to_owned()))) {
+                Ok(place) => return Ok(place),
+                Err(error) => reasons.push(format!("{host}:{port}: {error}")),
+            }
+        }
+        Err(Ended::Failed(format!("no Sentinel told where {master} is ({})", reasons.join("; "))))
+    }
+
+    async fn connect_to(&self, place: &(String, u16), name: &str, wait: Duration) -> Result<Connection, Ended> {
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(self.url.database);
+        if let Some(username) = &self.url.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &self.url.password {
+            login = login.set_password(&password.0);
+        }
+        let mut connection = self.open(place, login, wait + ANSWER_TIMEOUT).await?;
+        let mut command = redis::cmd("CLIENT");
+        command.arg("SETNAME").arg(name);
+        connection.run::<()>(&command, "CLIENT SETNAME").await?;
+        Ok(connection)
+    }
+
+    async fn open(
+        &self,
+        (host, port): &(String, u16),
+        login: RedisConnectionInfo,
+        answer_timeout: Duration,
+    ) -> Result<Connection, Ended> {
+        let address = if self.url.tls {
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host.clone(), *port)
+        };
+        let (idle, interval, probes) = KEEPALIVE;
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+        let words = |error: redis::RedisError| {
+            let said = escape::terminal(&error.to_string()).into_owned();
+            Ended::Failed(match error.kind() {
+                ErrorKind::AuthenticationFailed => format!("{host}:{port} refuses user or password"),
+                _ if error.is_timeout() => format!("{host}:{port} does not answer"),
+                _ => format!("{host}:{port}: {said}"),
+            })
+        };
+        let info = address
+            .into_connection_info()
+            .map_err(words)?
+            .set_redis_settings(login)
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true).set_keepalive(keepalive));
+        let client = if self.url.tls {
+            let client_tls =
+                self.identity.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+            Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: self.authority.clone() })
+        } else {
+            Client::open(info)
+        };
+        let options = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(answer_timeout));
+        let client = client.map_err(words)?;
+        client.get_multiplexed_async_connection_with_config(&options).await.map(Connection).map_err(words)
+    }
+}
+
+/// Goes from session to session: what it does between them, and what it says.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    backoff: Backoff,
+    number: u64,
+    said: String,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self { backoff: Backoff::default(), number: 0, said: String::new() }
+    }
+
+    /// A session was had.
+    pub(super) fn begin(&mut self, link: &watch::Sender<Link>) {
+        self.backoff.succeeded();
+        self.number = self.number.saturating_add(1);
+        self.said.clear();
+        link.send_replace(Link::Up(self.number));
+    }
+
+    /// A session ended or could not be had: says so once, and waits.
+    ///
+    /// # Errors
+    /// Where the first one could not be had and that is to be an error.
+    pub(super) async fn wait(
+        &mut self,
+        access: &Access,
+        why: String,
+        link: &watch::Sender<Link>,
+    ) -> anyhow::Result<()> {
+        let bus = &access.url;
+        if access.fail_fast && self.number == 0 {
+            anyhow::bail!("the bus {bus} cannot be used: {why}");
+        }
+        if self.said != why {
+            let words = if self.number == 0 { "waiting for the bus" } else { "the bus is lost, trying again" };
+            tracing::warn!(%bus, because = why, "{words}");
+            self.said.clone_from(&why);
+        }
+        link.send_replace(Link::Down(why));
+        tokio::time::sleep(self.backoff.failed(random())).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_ordered_as_numbers() {
+        assert!(order("9-2") < order("10-0") && order("10-2") < order("10-11") && order("x") == order(BEGINNING));
+    }
+}

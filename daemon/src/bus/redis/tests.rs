@@ -1,0 +1,239 @@
+//! The transport against a real server, under the rules that are shipped.
+
+use super::{Access, Names};
+use crate::bus::address::{BusUrl, RedisUrl};
+use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told, is_up, listen};
+use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
+use crate::bus::envelope::FleetName;
+use crate::clock::Clock;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use unstale_protocol::ids::Epoch;
+
+const RULES: &str = include_str!("../../../../deploy/redis.acl");
+
+/// A server on a port of its own, without persistence.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start(more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Self::spawn(&dir.path().to_owned(), port, more);
+        let server = Self { child, port, dir };
+        server.answers().await;
+        server
+    }
+
+    fn spawn(dir: &PathBuf, port: u16, more: &[&str]) -> Child {
+        // The shipped file is a list of rules with a place for each password.
+        let rules = RULES.replace("PASSWORD-OF-COORDINATOR", "c0").replace("PASSWORD-OF-AGENTS", "a0");
+        let rules: String =
+            rules.lines().filter(|line| line.starts_with("user ")).map(|line| line.to_owned() + "\n").collect();
+        std::fs::write(dir.join("acl"), rules + "user admin on >admin ~* &* +@all\n").unwrap();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.arg("--dir").arg(dir).arg("--aclfile").arg(dir.join("acl")).args(more);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("redis-server: `apt-get install redis-server`")
+    }
+
+    async fn answers(&self) {
+        for _ in 0..600 {
+            if self.access("admin", "admin").connect("test", Duration::ZERO).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("redis-server does not answer");
+    }
+
+    /// Kills it and starts it again, empty.
+    async fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(&self.dir.path().to_owned(), self.port, &[]);
+        self.answers().await;
+    }
+
+    fn access(&self, user: &str, password: &str) -> Access {
+        Access {
+            url: url(&format!("redis://{user}:{password}@127.0.0.1:{}", self.port)),
+            authority: None,
+            identity: None,
+            fail_fast: false,
+        }
+    }
+
+    async fn run(&self, words: &[&str]) -> redis::Value {
+        let mut connection = self.access("admin", "admin").connect("test", Duration::ZERO).await.unwrap();
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        connection.run(&command, words[0]).await.unwrap_or_else(|refused| panic!("{}", refused.words()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn url(text: &str) -> RedisUrl {
+    let Ok(BusUrl::Redis(url)) = text.parse() else { panic!("{text}") };
+    url
+}
+
+fn names() -> Names {
+    Names::new(&FleetName::default())
+}
+
+fn start_coordinator(set: &mut JoinSet<anyhow::Result<()>>, access: Access) -> CoordinatorEnd {
+    let (end, side) = ends::coordinator();
+    set.spawn(super::coordinator(side, access, names(), Clock::start()));
+    end
+}
+
+fn start_agent(set: &mut JoinSet<anyhow::Result<()>>, access: Access, number: usize) -> AgentEnd {
+    let (end, side) = ends::agent();
+    set.spawn(super::agent(side, access, names(), host(number)));
+    end
+}
+
+fn start(set: &mut JoinSet<anyhow::Result<()>>, server: &Server) -> Bus {
+    let coordinator = start_coordinator(set, server.access("unstale-coordinator", "c0"));
+    let agents = [1, 2].map(|number| (host(number), start_agent(set, server.access("unstale-agent", "a0"), number)));
+    Bus { coordinator, agents: agents.into() }
+}
+
+#[tokio::test]
+async fn redis_keeps_the_contract_under_the_shipped_rules() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let bus = start(&mut set, &server);
+    tokio::select! {
+        () = contract::holds(bus) => {}
+        ended = set.join_next() => panic!("{ended:?}"),
+    }
+    // Both names are bounded and of this fleet alone.
+    let redis::Value::Array(keys) = server.run(&["KEYS", "*"]).await else { panic!("keys") };
+    assert!(!keys.is_empty());
+    for key in keys {
+        let key: String = redis::from_redis_value(key).unwrap();
+        assert!(key.starts_with("unstale:{default}:"), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_lost_is_written_again_and_everybody_comes_back() {
+    let mut server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let Bus { mut coordinator, mut agents } = start(&mut set, &server);
+    coordinator.desired.send_replace(Some((*b"desired one").into()));
+    for (_, agent) in &mut agents {
+        hears_desired(&mut coordinator, agent, "desired one").await;
+    }
+    server.restart().await;
+    for (_, agent) in &mut agents {
+        hears(agent, "that the link is down", |message| matches!(message, ToAgent::Link(Link::Down(_))).then_some(()))
+            .await;
+        hears_desired(&mut coordinator, agent, "desired one").await;
+    }
+    // Without a disconnection, too.
+    server.run(&["FLUSHALL"]).await;
+    let mut late = start_agent(&mut set, server.access("unstale-agent", "a0"), 3);
+    hears_desired(&mut coordinator, &mut late, "desired one").await;
+}
+
+#[tokio::test]
+async fn one_coordinator_leads_and_a_second_one_writes_nothing_until_it_does() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let held = |message| match message {
+        ToCoordinator::Lease(Some(lease)) => Some(lease),
+        _ => None,
+    };
+    let mut first = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    first.least_epoch.send_replace(Epoch(7));
+    let lease = is_told(&mut first, "that it leads", held).await;
+    assert!(lease.epoch >= Epoch(7));
+    first.desired.send_replace(Some((*b"of the first").into()));
+    let mut others = JoinSet::new();
+    let mut second = start_coordinator(&mut others, server.access("unstale-coordinator", "c0"));
+    second.desired.send_replace(Some((*b"of the second").into()));
+    let found = is_told(&mut second, "what is on the bus", |message| match message {
+        ToCoordinator::Tip(found) => Some(found),
+        ToCoordinator::Lease(Some(_)) => panic!("two leaders"),
+        _ => None,
+    });
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "a0"), 1);
+    tokio::select! {
+        found = found => drop(found),
+        () = listen(&mut first) => {}
+    }
+    is_up(&mut agent).await;
+    hears_desired(&mut first, &mut agent, "of the first").await;
+    // The first one is gone without a word: the second one leads once the lease has ended, under a higher epoch.
+    set.abort_all();
+    let taken = is_told(&mut second, "that it leads", held).await;
+    assert!(taken.epoch > lease.epoch, "{taken:?} {lease:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_waited_out_and_said() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "wrong"), 1);
+    let why = hears(&mut agent, "why", |message| match message {
+        ToAgent::Link(Link::Down(why)) if !why.contains("yet") => Some(why),
+        _ => None,
+    })
+    .await;
+    assert!(why.contains("refuses user or password") && !why.contains("wrong@"), "{why}");
+    server.run(&["ACL", "SETUSER", "unstale-agent", ">wrong"]).await;
+    is_up(&mut agent).await;
+}
+
+#[tokio::test]
+async fn what_a_user_may_not_do_is_named() {
+    let server = Server::start(&[]).await;
+    server.run(&["ACL", "SETUSER", "unstale-agent", "-xread"]).await;
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "a0"), 1);
+    let why = hears(&mut agent, "why", |message| match message {
+        ToAgent::Link(Link::Down(why)) if why.contains("may not") => Some(why),
+        _ => None,
+    })
+    .await;
+    assert!(why.contains("XREAD unstale:{default}:desired") && why.contains("redis.acl"), "{why}");
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_is_told_at_once() {
+    let (_end, side) = ends::agent();
+    let access = Access { url: url("redis://:s3cret@127.0.0.1:1"), authority: None, identity: None, fail_fast: true };
+    let error = super::agent(side, access, names(), host(1)).await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:1") && !error.contains("s3cret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_memory_takes_what_the_coordinator_writes() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let Bus { mut coordinator, mut agents } = start(&mut set, &server);
+    is_told(&mut coordinator, "that it leads", |message| {
+        matches!(message, ToCoordinator::Lease(Some(_))).then_some(())
+    })
+    .await;
+    server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    coordinator.desired.send_replace(Some((*b"desired one").into()));
+    hears_desired(&mut coordinator, &mut agents[0].1, "desired one").await;
+}

@@ -1,0 +1,128 @@
+//! The bus of a fleet as the command line and the configuration state it: which broker, which fleet, whose keys.
+
+use crate::bus::address::{BusUrl, RedisUrl, Secret};
+use crate::bus::ends::{AgentSide, CoordinatorSide};
+use crate::bus::envelope::{FleetName, Seal};
+use crate::bus::redis;
+use crate::cli::{BusArgs, Surroundings};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::keys::{KeyPlace, Role};
+use anyhow::Context as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use unstale_protocol::ids::HostName;
+
+/// Longest file of a password or of certificates.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// What one end of a network bus needs.
+#[derive(Debug)]
+pub(in crate::commands) struct Wire {
+    pub(in crate::commands) fleet: FleetName,
+    /// Where, for logs and answers: without a password.
+    pub(in crate::commands) url: String,
+    access: redis::Access,
+}
+
+impl Wire {
+    /// Finds out what is stated: a flag wins over its variable, over the file.
+    ///
+    /// # Errors
+    /// Where no network bus is named, or a file that is needed cannot be read.
+    pub(in crate::commands) fn find(args: &BusArgs, config: &Config) -> anyhow::Result<Self> {
+        let url = args.bus.as_ref().unwrap_or(&config.bus.url);
+        let BusUrl::Redis(url) = url else {
+            anyhow::bail!(
+                "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
+            );
+        };
+        let password = match (&url.password, &args.password) {
+            (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
+            (None, None) => read_password(&config.bus.password_file)?,
+        };
+        let url = RedisUrl { password, ..url.clone() };
+        let read = |path: &Path| -> anyhow::Result<Option<Vec<u8>>> {
+            if path.as_os_str().is_empty() { Ok(None) } else { read_bounded(path).map(Some) }
+        };
+        let identity = match (read(&config.bus.cert_file)?, read(&config.bus.key_file)?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => anyhow::bail!("`cert_file` and `key_file` of `[bus]` need each other"),
+        };
+        Ok(Self {
+            fleet: args.fleet.clone().unwrap_or_else(|| config.bus.fleet.clone()),
+            url: url.to_string(),
+            access: redis::Access { url, authority: read(&config.bus.ca_file)?, identity, fail_fast: args.fail_fast },
+        })
+    }
+
+    /// Returns whom this end believes and in whose name it speaks.
+    ///
+    /// # Errors
+    /// Where keys are missing or cannot be used, unless nothing is to be signed.
+    pub(in crate::commands) fn seal(
+        &self,
+        args: &BusArgs,
+        config: &Config,
+        surroundings: &Surroundings,
+        role: Role,
+    ) -> anyhow::Result<Seal> {
+        if args.insecure_bus {
+            tracing::warn!(
+                bus = self.url,
+                "NOTHING IS SIGNED: whoever reaches the bus can have every worker restarted"
+            );
+            return Ok(Seal::bare(self.fleet.clone()));
+        }
+        let stated = args.keys.keys.as_deref().or(Some(&config.bus.keys));
+        let place = KeyPlace::choose(stated, surroundings)?;
+        Seal::with_keys(self.fleet.clone(), place, role).context("cannot speak on the bus")
+    }
+
+    /// Carries the coordinator's messages until its end is gone.
+    ///
+    /// # Errors
+    /// Where the bus cannot be used at the start and that is to be an error.
+    pub(in crate::commands) async fn carry_coordinator(
+        self,
+        side: CoordinatorSide,
+        clock: Clock,
+    ) -> anyhow::Result<()> {
+        redis::coordinator(side, self.access, redis::Names::new(&self.fleet), clock).await
+    }
+
+    /// Carries an agent's messages until its end is gone.
+    ///
+    /// # Errors
+    /// Where the bus cannot be used at the start and that is to be an error.
+    pub(in crate::commands) async fn carry_agent(self, side: AgentSide, host: HostName) -> anyhow::Result<()> {
+        redis::agent(side, self.access, redis::Names::new(&self.fleet), host).await
+    }
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let cannot = || format!("cannot read `{}`, which `[bus]` names", path.display());
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)).with_context(cannot)?;
+    Ok(bytes)
+}
+
+fn read_password(path: &Path) -> anyhow::Result<Option<Secret>> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let cannot = || format!("cannot read the password file `{}`", path.display());
+    let mode = std::fs::metadata(path).with_context(cannot)?.mode();
+    if mode & 0o077 != 0 {
+        anyhow::bail!(
+            "the password file `{0}` is not safe: its mode is {1:03o}; `chmod 600 {0}`",
+            path.display(),
+            mode & 0o777
+        );
+    }
+    let text = String::from_utf8(read_bounded(path)?).ok().context("the password is not text").with_context(cannot)?;
+    Ok(Some(Secret(text.trim_end_matches(['\n', '\r']).to_owned())))
+}
