@@ -12,7 +12,7 @@ mod why;
 mod wire;
 
 use crate::api;
-use crate::bus::ends::{CoordinatorEnd, FromCoordinator};
+use crate::bus::ends::{CoordinatorEnd, FromCoordinator, Link};
 use crate::bus::envelope::{Channel, Seal};
 use crate::cli::Selector;
 use crate::clock::{Clock, wall_ms};
@@ -42,6 +42,10 @@ pub(crate) struct Driver {
     journal: Journal,
     bus: CoordinatorEnd,
     seal: Seal,
+    /// Where a network's bus is, without a password.
+    bus_url: Option<String>,
+    /// How it is connected, where that was told.
+    link: Option<Link>,
     desk: Desk,
     clock: Clock,
     /// The budget of a broadcast that names none, where the configuration does.
@@ -96,6 +100,8 @@ impl Driver {
             journal,
             bus,
             seal,
+            bus_url: None,
+            link: None,
             desk,
             clock,
             max_unavailable,
@@ -110,6 +116,13 @@ impl Driver {
     #[must_use]
     pub(crate) fn with_evidence(mut self, evidence: Box<dyn LocalEvidence>) -> Self {
         self.evidence = evidence;
+        self
+    }
+
+    /// Names the bus in answers.
+    #[must_use]
+    pub(crate) fn with_bus_url(mut self, url: Option<String>) -> Self {
+        self.bus_url = url;
         self
     }
 
@@ -161,6 +174,13 @@ impl Driver {
 
     /// Does what the machine wants, in its order.
     fn act(&mut self) -> anyhow::Result<()> {
+        self.act_on_all()?;
+        let least = self.machine.least_epoch();
+        self.bus.least_epoch.send_if_modified(|known| std::mem::replace(known, least) != least);
+        Ok(())
+    }
+
+    fn act_on_all(&mut self) -> anyhow::Result<()> {
         while let Some(action) = self.machine.poll_action() {
             match action {
                 Action::Store(records) => self.keep(&records)?,
@@ -271,7 +291,9 @@ impl Driver {
                 tracing::info!(%host, by = people::name(&caller), "host forgotten");
                 let result = self.machine.handle_forget(&host, self.clock.now());
                 self.act()?;
-                self.bus.send(FromCoordinator::Forget(host));
+                if result.is_ok() {
+                    self.bus.send(FromCoordinator::Forget(host));
+                }
                 reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| self.status()));
             }
             Command::Status(answer) => reply(answer, Ok(self.status())),
@@ -423,7 +445,8 @@ impl Driver {
     }
 
     fn status(&self) -> api::Status {
-        answers::status(&self.machine, self.clock.now())
+        let now = self.clock.now();
+        api::Status { bus: self.bus_status(now), ..answers::status(&self.machine, now) }
     }
 
     fn rollout(

@@ -23,7 +23,7 @@ mod telemetry;
 
 fn main() -> std::process::ExitCode {
     // Whatever speaks TLS uses this one provider; that somebody has chosen it before is no error.
-    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap_or_else(|_| ());
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     report::guarded(|| match cli::read() {
         Ok(cli) => {
             telemetry::start(cli.log, cli.command.is_watched());

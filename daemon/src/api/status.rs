@@ -17,6 +17,9 @@ pub(crate) struct Status {
     /// What stands in the way of everything, where something does: `waiting for hosts to report`.
     #[serde(default)]
     pub(crate) blocked: Option<String>,
+    /// The bus of a fleet; none where coordinator and agent are one process.
+    #[serde(default)]
+    pub(crate) bus: Option<StatusBus>,
     /// Apps by name.
     pub(crate) apps: Vec<StatusApp>,
     /// Hosts by name.
@@ -26,6 +29,28 @@ pub(crate) struct Status {
     /// Dry runs that hosts are being asked about.
     #[serde(default)]
     pub(crate) dry_runs: u32,
+}
+
+/// The bus as the coordinator sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatusBus {
+    /// Where it is, without a password.
+    pub(crate) url: String,
+    /// The fleet's name on it.
+    pub(crate) fleet: String,
+    /// Whether it can be reached.
+    pub(crate) connected: bool,
+    /// Why not.
+    #[serde(default)]
+    pub(crate) because: Option<String>,
+    /// Whether this coordinator leads; another one may, where it does not.
+    pub(crate) leads: bool,
+    /// The key that signs; none where nothing is signed and everybody believed.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
+    /// Messages that changed nothing since this process began, by reason.
+    #[serde(default)]
+    pub(crate) rejected: BTreeMap<String, u64>,
 }
 
 /// One app.

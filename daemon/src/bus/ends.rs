@@ -178,6 +178,7 @@ impl CoordinatorEnd {
     }
 
     /// Publishes again what was published last.
+    #[cfg(test)]
     pub(crate) fn publish_again(&self) {
         self.desired.send_modify(|_| {});
     }

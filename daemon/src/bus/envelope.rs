@@ -227,6 +227,11 @@ impl Seal {
         Ok(Self { fleet, trust, rejected: BTreeMap::new() })
     }
 
+    /// Returns the fleet's name.
+    pub(crate) fn fleet(&self) -> &FleetName {
+        &self.fleet
+    }
+
     /// Returns the id of the key that signs; none where nothing is signed.
     pub(crate) fn key(&self) -> Option<KeyId> {
         match &self.trust {

@@ -12,7 +12,10 @@ use crate::report::Exit;
 use crate::shutdown;
 use crate::store::{self, StateDir};
 use anyhow::Context as _;
+use std::io::Read as _;
 use tokio_util::task::TaskTracker;
+use unstale_protocol::coordinator::{CoordinatorPolicy, Leadership};
+use unstale_protocol::fingerprint::Salt;
 
 pub(super) async fn run(args: CoordinatorRoleArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
     let config = Config::read(args.config.config.as_deref())?;
@@ -30,17 +33,29 @@ pub(super) async fn run(args: CoordinatorRoleArgs, surroundings: Surroundings) -
     let mut parts = Parts::new(tasks, shutdown);
     parts.add_coordinator(CoordinatorPart {
         config: &config,
-        policy: coordinator_policy(&config),
+        policy: CoordinatorPolicy {
+            leadership: Leadership::Leased,
+            life: salt().context("cannot read random numbers")?,
+            ..coordinator_policy(&config)
+        },
         state: &state,
         listener,
         wire: (end, seal),
         clock,
         evidence: Box::new(NoEvidence),
         expect_hosts: args.expect_hosts,
+        bus_url: Some(wire.url.clone()),
     })?;
     parts.add_endless(wire.carry_coordinator(side, clock));
     let result = parts.keep().await;
     drop(state);
     tracing::info!("down");
     result.map(|()| Exit::Clean)
+}
+
+/// Draws what tells this life from all others.
+fn salt() -> std::io::Result<Salt> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Salt(bytes))
 }

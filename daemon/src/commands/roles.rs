@@ -65,11 +65,11 @@ impl Parts {
     /// # Errors
     /// Where its store cannot be read.
     pub(super) fn add_coordinator(&mut self, part: CoordinatorPart<'_>) -> anyhow::Result<()> {
-        let CoordinatorPart { config, policy, state, listener, wire, clock, evidence, expect_hosts } = part;
+        let CoordinatorPart { config, policy, state, listener, wire, clock, evidence, expect_hosts, bus_url } = part;
         let (asker, desk) = control::channel();
         let store = state.open(Which::Coordinator)?;
         let driver = Driver::new(policy, config.coordinator.max_unavailable, store, wire, desk, clock)?;
-        let driver = driver.with_evidence(evidence).with_expected_hosts(expect_hosts);
+        let driver = driver.with_evidence(evidence).with_expected_hosts(expect_hosts).with_bus_url(bus_url);
         self.set.spawn(driver.run(self.shutdown.clone()));
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
         self.set
@@ -109,6 +109,8 @@ pub(super) struct CoordinatorPart<'a> {
     pub(super) evidence: Box<dyn LocalEvidence>,
     /// How many hosts a broadcast waits for that names no number.
     pub(super) expect_hosts: Option<u32>,
+    /// Where a network's bus is, without a password.
+    pub(super) bus_url: Option<String>,
 }
 
 /// Returns this host's name on the bus.

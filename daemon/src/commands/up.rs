@@ -87,6 +87,7 @@ impl House {
             clock: Clock::start(),
             evidence: Box::new(Evidence::new(name, agent.sights())),
             expect_hosts: None,
+            bus_url: None,
         })?;
         parts.add_endless(async move {
             embedded::run(coordinator_side, agent_side).await;

@@ -133,6 +133,7 @@ pub(super) fn status(machine: &Coordinator, now: Moment) -> api::Status {
         epoch: version.epoch.0,
         generation: version.generation.0,
         blocked,
+        bus: None,
         apps,
         hosts: hosts(machine, &all, now),
         drains: machine.drains().iter().map(drain).collect(),

@@ -1,6 +1,7 @@
 //! The driver's words on the bus: envelopes out, envelopes in, and what is there instead of ours.
 
 use super::{Driver, records};
+use crate::api::StatusBus;
 use crate::bus::ends::{Link, ToCoordinator};
 use crate::bus::envelope::{Channel, Encoded, Rejected};
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::message::{Desired, Upward};
+use unstale_protocol::time::Moment;
 
 /// How often the files of keys are looked at.
 const KEY_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,7 +26,6 @@ impl Driver {
     pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {
         let payload = serde_json::to_string(desired).context("cannot encode the desired state")?;
         let envelope = self.seal.close(Channel::Desired, &payload).context("cannot encode the desired state")?;
-        self.bus.least_epoch.send_replace(desired.epoch);
         self.bus.desired.send_replace(Some(envelope));
         Ok(())
     }
@@ -60,20 +61,42 @@ impl Driver {
             ToCoordinator::Report(envelope) => self.take(&envelope),
             ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
             ToCoordinator::Lease(Some(lease)) => {
-                let lease = Lease { until: lease.until, epoch: Some(lease.epoch) };
-                self.machine.handle_lease(lease, self.clock.now());
+                self.machine.handle_lease(Lease { until: lease.until, epoch: Some(lease.epoch) }, self.clock.now());
             }
-            ToCoordinator::Lease(None) => {
-                tracing::warn!("the lease on leadership is lost");
-                self.machine.handle_lease_lost(self.clock.now());
-            }
-            ToCoordinator::Link(Link::Up(session)) => {
+            ToCoordinator::Lease(None) => self.machine.handle_lease_lost(self.clock.now()),
+            ToCoordinator::Link(link) => self.take_link(link),
+        }
+    }
+
+    /// Returns what is to be said of a network's bus.
+    pub(super) fn bus_status(&self, now: Moment) -> Option<StatusBus> {
+        let url = self.bus_url.clone()?;
+        let because = match &self.link {
+            Some(Link::Up(_)) => None,
+            Some(Link::Down(why)) => Some(why.clone()),
+            None => Some("not connected yet".to_owned()),
+        };
+        Some(StatusBus {
+            url,
+            fleet: self.seal.fleet().to_string(),
+            connected: because.is_none(),
+            because,
+            leads: self.machine.leads(now),
+            key: self.seal.key().map(|key| key.to_string()),
+            rejected: self.seal.rejected(),
+        })
+    }
+
+    fn take_link(&mut self, link: Link) {
+        match &link {
+            Link::Up(session) => {
                 tracing::info!(session, "connected to the bus");
                 self.machine.handle_connected(self.clock.now());
             }
             // The transport has said why.
-            ToCoordinator::Link(Link::Down(_)) => self.machine.handle_disconnected(self.clock.now()),
+            Link::Down(_) => self.machine.handle_disconnected(self.clock.now()),
         }
+        self.link = Some(link);
     }
 
     fn take(&mut self, envelope: &Encoded) {
@@ -108,15 +131,9 @@ impl Driver {
             desired.inspect_err(|_| self.seal.reject(Channel::Desired, Rejected::Payload)).ok()
         });
         match desired {
-            Some(found) if found.version() > self.machine.version() => {
-                tracing::warn!(version = %found.version(), "the bus holds a later desired state than this disk");
-                self.machine.handle_found(Some(&found), self.clock.now());
-            }
-            found => {
-                let version = found.map_or_else(|| "none".to_owned(), |found| found.version().to_string());
-                tracing::info!(found = version, "desired state written to the bus again");
-                self.bus.publish_again();
-            }
+            Some(desired) => self.machine.handle_found(Some(&desired), self.clock.now()),
+            // Nothing, or noise: as good as nothing.
+            None => self.machine.handle_found(None, self.clock.now()),
         }
     }
 }

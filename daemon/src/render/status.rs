@@ -1,7 +1,9 @@
 //! `status` as text: apps, hosts, what is not fresh, and what blocks.
 
 use super::{elapsed, plain, style, table};
-use crate::api::{DrainStanding, Outcome, Status, StatusApp, StatusHost, StatusHostApp, StatusOther, StatusSlot};
+use crate::api::{
+    DrainStanding, Outcome, Status, StatusApp, StatusBus, StatusHost, StatusHostApp, StatusOther, StatusSlot,
+};
 use std::fmt::Write as _;
 
 /// Returns the answer for people.
@@ -9,6 +11,9 @@ pub(crate) fn text(status: &Status) -> String {
     let mut out = String::new();
     if let Some(blocked) = &status.blocked {
         writeln!(out, "{} {}\n", style::doubtful("blocked:"), plain(blocked)).unwrap_or_default();
+    }
+    if let Some(bus) = &status.bus {
+        write_bus(&mut out, bus, status.epoch);
     }
     if status.apps.is_empty() {
         out.push_str("Nothing was announced yet: `unstale broadcast --app NAME PATH` does.\n");
@@ -89,6 +94,25 @@ pub(crate) fn text(status: &Status) -> String {
         out.push_str(&super::drain::lines(&status.drains));
     }
     out
+}
+
+fn write_bus(out: &mut String, bus: &StatusBus, epoch: u64) {
+    let standing = match (&bus.because, bus.leads) {
+        (Some(because), _) => style::bad(&format!("not reached: {}", plain(because))),
+        (None, true) => style::good(&format!("leads in epoch {epoch}")),
+        (None, false) => style::doubtful("stands by, it does not lead"),
+    };
+    writeln!(out, "fleet {} on {}: {standing}", style::strong(&plain(&bus.fleet)), plain(&bus.url)).unwrap_or_default();
+    if bus.key.is_none() {
+        let warning = "NOTHING IS SIGNED: whoever reaches the bus can have every worker restarted";
+        writeln!(out, "{}", style::bad(warning)).unwrap_or_default();
+    }
+    if !bus.rejected.is_empty() {
+        let reasons: Vec<String> =
+            bus.rejected.iter().map(|(reason, count)| format!("{} {count}", plain(reason).replace('_', " "))).collect();
+        writeln!(out, "messages that changed nothing: {}", style::doubtful(&reasons.join(", "))).unwrap_or_default();
+    }
+    out.push('\n');
 }
 
 fn write_app(out: &mut String, app: &StatusApp) {
