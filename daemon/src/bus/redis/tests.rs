@@ -143,8 +143,11 @@ async fn what_a_server_lost_is_written_again_and_everybody_comes_back() {
     }
     server.restart().await;
     for (_, agent) in &mut agents {
-        hears(agent, "that the link is down", |message| matches!(message, ToAgent::Link(Link::Down(_))).then_some(()))
-            .await;
+        hears(agent, "that the link was down", |message| match message {
+            ToAgent::Link(Link::Down(_) | Link::Up(2..)) => Some(()),
+            _ => None,
+        })
+        .await;
         hears_desired(&mut coordinator, agent, "desired one").await;
     }
     // Without a disconnection, too.
