@@ -4,7 +4,9 @@ mod ask;
 mod cure;
 mod hand;
 mod hold;
+mod hosts;
 mod local;
+mod noise;
 
 use crate::harness::app::{App, Place};
 use crate::harness::process::Running;

@@ -4,6 +4,8 @@
 //! shared between tests but the virtual environments, which are never changed once made.
 
 pub(crate) mod app;
+pub(crate) mod broker;
+pub(crate) mod hosts;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod python;

@@ -103,6 +103,11 @@ pub(crate) enum Command {
     /// End a rollout; what has not begun to stop is left alone.
     #[command(after_help = EXIT_CODES)]
     Abort(HandArgs),
+    /// Forget a host that will not come back: it uses no budget, and nothing waits for it.
+    ///
+    /// One whose agent reports again is known again.
+    #[command(after_help = EXIT_CODES)]
+    Forget(ForgetArgs),
     /// Play the whole story on this machine with a real worker, in a minute.
     #[command(after_help = EXIT_CODES)]
     Demo(DemoArgs),
@@ -169,6 +174,7 @@ impl Command {
             Self::Undrain(args) => args.output.output,
             Self::Pause(args) | Self::Abort(args) => args.output.output,
             Self::Resume(args) => args.hand.output.output,
+            Self::Forget(args) => args.output.output,
             Self::Doctor(args) => args.output.output,
             Self::Keys(KeysCommand::Show(args)) => args.output.output,
             Self::State(StateCommand::Dump(_)) | Self::Keys(_) => Output::Text,

@@ -8,6 +8,7 @@ mod demo;
 pub(crate) mod doctor;
 mod drain;
 mod follow;
+mod forget;
 mod inspect;
 pub(crate) mod keys;
 mod local;
@@ -49,6 +50,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Pause(args) => on_runtime(abort::pause(args, surroundings)),
         Command::Resume(args) => on_runtime(abort::resume(args, surroundings)),
         Command::Abort(args) => on_runtime(abort::abort(args, surroundings)),
+        Command::Forget(args) => on_runtime(forget::run(args, surroundings)),
         Command::Demo(args) => on_runtime(demo::run(args, surroundings)),
         Command::Doctor(args) => on_runtime(doctor::run(args, surroundings)),
     }

@@ -1,7 +1,7 @@
 //! The flags of each command.
 
 use super::{AppTarget, CoordinatorAddress, KeyValue, OutputArgs, Selector, Span};
-use crate::bus::address::{BusUrl, Secret};
+use crate::bus::address::Secret;
 use crate::bus::envelope::FleetName;
 use crate::keys::KeyId;
 use clap::{Args, ValueEnum};
@@ -170,7 +170,7 @@ pub(crate) struct KeysIdArgs {
 pub(crate) struct BusArgs {
     /// What coordinator and agents talk over: `redis://`, `rediss://` (TLS), `redis+sentinel://HOST,HOST/MASTER`.
     #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
-    pub(crate) bus: Option<BusUrl>,
+    pub(crate) bus: Option<Secret>,
     /// The password on the bus, where the URL has none.
     #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
     pub(crate) password: Option<Secret>,
@@ -385,6 +385,18 @@ pub(crate) struct ResumeArgs {
     /// Go on beside units that stay down: `N` or `N%`.
     #[arg(long, value_name = "N|N%")]
     pub(crate) max_unavailable: Option<MaxUnavailable>,
+}
+
+/// `unstale forget`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// The host: `host:NAME`.
+    #[arg(value_name = "host:NAME")]
+    pub(crate) target: Selector,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 /// `unstale demo`.

@@ -33,7 +33,13 @@ impl Wire {
     /// # Errors
     /// Where no network bus is named, or a file that is needed cannot be read.
     pub(in crate::commands) fn find(args: &BusArgs, config: &Config) -> anyhow::Result<Self> {
-        let url = args.bus.as_ref().unwrap_or(&config.bus.url);
+        let url = match &args.bus {
+            // Not read with the other arguments, which are repeated where they are wrong: it may hold a password.
+            Some(stated) => {
+                stated.0.parse().map_err(|why: String| anyhow::anyhow!("the URL of the bus is wrong: {why}"))?
+            }
+            None => config.bus.url.clone(),
+        };
         let BusUrl::Redis(url) = url else {
             anyhow::bail!(
                 "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
@@ -43,7 +49,7 @@ impl Wire {
             (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
             (None, None) => read_password(&config.bus.password_file)?,
         };
-        let url = RedisUrl { password, ..url.clone() };
+        let url = RedisUrl { password, ..url };
         let read = |path: &Path| -> anyhow::Result<Option<Vec<u8>>> {
             if path.as_os_str().is_empty() { Ok(None) } else { read_bounded(path).map(Some) }
         };

@@ -1,0 +1,201 @@
+//! A fleet on one machine: a coordinator and agents as processes of their own, over a real broker, with real keys.
+//!
+//! Each agent looks only at what lies below a place of its own, which is its host.
+
+use crate::harness::app::{App, Place};
+use crate::harness::broker::Broker;
+use crate::harness::process::Running;
+use crate::harness::python::{newest, venv};
+use crate::harness::unstale::{Answer, QUICK, Up, array, program, text, unstale};
+use crate::harness::wait::{eventually, eventually_some};
+use crate::harness::workers::{Program, Supervisord, celery_command};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+
+/// One host: an app, its worker under supervisord, its agent.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its agent; none while that is down.
+    pub(crate) agent: Option<Running>,
+    /// The worker's supervisor.
+    pub(crate) supervisord: Supervisord,
+    /// The app.
+    pub(crate) app: App,
+    /// Everything of it.
+    pub(crate) place: Place,
+}
+
+/// The whole.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    /// The coordinator.
+    pub(crate) coordinator: Up,
+    /// The hosts.
+    pub(crate) hosts: Vec<Host>,
+    /// The broker.
+    pub(crate) broker: Broker,
+    /// Everything of coordinator and broker.
+    pub(crate) place: Place,
+}
+
+/// Runs `unstale keys` on the keys in a place.
+pub(crate) fn keys(place: &Place, arguments: &[&str]) -> Answer {
+    let directory = place.join("keys").display().to_string();
+    unstale(["keys"].iter().chain(arguments).copied().chain(["--keys", &directory]))
+}
+
+/// Starts a coordinator on this place's keys, state and socket, and waits until it leads.
+pub(crate) fn start_coordinator(place: &Place, broker: &Broker) -> Up {
+    let config = place.join("coordinator.toml");
+    fs::write(&config, "").expect("a configuration file");
+    let (socket, state) = (place.join("coordinator.sock"), place.join("coordinator-state"));
+    let mut command = program();
+    command.arg("coordinator").arg("--state-dir").arg(&state).arg("--socket").arg(&socket).arg("--config").arg(&config);
+    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", broker.for_coordinator());
+    let process = Running::start(&mut command, &place.join("coordinator.log"));
+    let mut up = Up { process, socket, state };
+    eventually_some("the coordinator leads", 30, || {
+        assert!(!up.process.has_ended(), "the coordinator ended: {}", up.process.log());
+        let answer = up.run(["status", "--output", "json"]);
+        if answer.code != 2 && answer.json()["bus"]["leads"] == true { Ok(()) } else { Err((answer, up.process.log())) }
+    });
+    up
+}
+
+/// Starts an agent on this place's keys and state.
+pub(crate) fn start_agent(place: &Place, url: &str, name: &str) -> Running {
+    let config = place.join("agent.toml");
+    fs::write(&config, QUICK).expect("a configuration file");
+    let mut command = program();
+    command.args(["agent", "--host", name]).arg("--state-dir").arg(place.join("agent-state"));
+    command.arg("--root").arg(place.path()).arg("--config").arg(&config);
+    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
+    Running::start(&mut command, &place.join("agent.log"))
+}
+
+/// Makes the coordinator's key, and enrols it for the agents whose keys it enrols.
+pub(crate) fn enrol(coordinator: &Place, agents: &[(&str, &Place)]) {
+    let own = keys(coordinator, &["new", "coordinator"]).expect(0).stdout;
+    for (name, place) in agents {
+        let agent = keys(place, &["new", "agent", "--host", name]).expect(0).stdout;
+        keys(coordinator, &["enrol", agent.trim()]).expect(0);
+        keys(place, &["enrol", own.trim()]).expect(0);
+    }
+}
+
+impl Fleet {
+    /// Starts it with these hosts, each with one fresh worker that takes tasks, and waits until all were looked at.
+    pub(crate) fn start(names: &[&str]) -> Self {
+        let place = Place::new();
+        let broker = Broker::start(&place);
+        let places: Vec<Place> = names.iter().map(|_| Place::new()).collect();
+        let all: Vec<(&str, &Place)> = names.iter().copied().zip(&places).collect();
+        enrol(&place, &all);
+        let coordinator = start_coordinator(&place, &broker);
+        let venv = venv(&newest(), "worker");
+        let hosts = names
+            .iter()
+            .zip(places)
+            .map(|(name, place)| {
+                let app = App::new(&place, "shop");
+                app.compile(&newest().path);
+                let worker = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
+                let supervisord = Supervisord::start(&place, &venv, &[worker]);
+                supervisord.wait_for_log("shop", "ready.", 1);
+                let agent = Some(start_agent(&place, &broker.for_agents(), name));
+                Host { name: (*name).to_owned(), agent, supervisord, app, place }
+            })
+            .collect();
+        let fleet = Self { coordinator, hosts, broker, place };
+        fleet.wait_for("every host was looked at", |status| {
+            let hosts = array(status, "hosts");
+            hosts.len() == names.len() && hosts.iter().all(|host| host["scanned"] == true)
+        });
+        fleet
+    }
+
+    /// Where the fleet stands.
+    pub(crate) fn status(&self) -> Value {
+        self.coordinator.run(["status", "--output", "json"]).json()
+    }
+
+    /// Waits until the status is as it should be.
+    pub(crate) fn wait_for(&self, what: &str, is_so: impl Fn(&Value) -> bool) {
+        eventually(what, 60, || self.status(), |status| is_so(status));
+    }
+
+    /// Makes every worker stale, by the same edit everywhere.
+    pub(crate) fn flip(&self) {
+        for host in &self.hosts {
+            host.app.flip();
+        }
+    }
+
+    /// Begins a broadcast of the first host's source; its answer is in the log.
+    pub(crate) fn begin_broadcast(&self) -> Running {
+        let first = self.hosts.first().expect("a host");
+        let mut command = self.coordinator.command(["broadcast", "--output", "json", "--app", "shop"]);
+        command.args(["--timeout", "300s"]).arg(&first.app.code);
+        Running::start(&mut command, &self.place.join("broadcast.log"))
+    }
+
+    /// Waits until a worker was told to stop.
+    pub(crate) fn wait_for_first_drain(&self) {
+        eventually(
+            "one worker drains",
+            80,
+            || self.hosts.iter().map(|host| host.supervisord.log("shop")).collect::<Vec<_>>(),
+            |logs| logs.iter().any(|log| log.contains("Warm shutdown")),
+        );
+    }
+
+    /// Kills the coordinator and starts it again.
+    pub(crate) fn kill_coordinator(&mut self) {
+        self.coordinator.process.signal(Signal::KILL);
+        self.coordinator.process.wait(10);
+        self.coordinator = start_coordinator(&self.place, &self.broker);
+    }
+
+    /// Kills a host's agent and starts it again.
+    pub(crate) fn kill_agent(&mut self, index: usize) {
+        let url = self.broker.for_agents();
+        let host = self.hosts.get_mut(index).expect("a host");
+        if let Some(mut agent) = host.agent.take() {
+            agent.signal(Signal::KILL);
+            agent.wait(10);
+        }
+        host.agent = Some(start_agent(&host.place, &url, &host.name));
+    }
+
+    /// Asserts that each worker was restarted exactly once, that never two were down at once, and that all are fresh.
+    pub(crate) fn assert_each_was_restarted_once_and_one_at_a_time(&self) {
+        let mut down: Vec<(String, String, String)> = Vec::new();
+        for host in &self.hosts {
+            let log = fs::read_to_string(host.place.join("supervisord/supervisord.log")).expect("its log");
+            let of = |word: &str| -> Vec<String> {
+                log.lines().filter(|line| line.contains(word)).map(|line| line.chars().take(23).collect()).collect()
+            };
+            let (ended, running) = (of("exited: shop"), of("success: shop entered RUNNING"));
+            assert_eq!((ended.len(), running.len()), (1, 2), "{} restarts its worker once:\n{log}", host.name);
+            down.push((ended[0].clone(), running[1].clone(), host.name.clone()));
+            super::unstale::inspect(&host.place.path());
+            let seen = super::unstale::verdicts(&super::unstale::inspect(&host.place.path()));
+            assert!(!seen.is_empty() && seen.iter().all(|(_, verdict)| verdict == "fresh"), "{}: {seen:?}", host.name);
+        }
+        down.sort();
+        for pair in down.windows(2) {
+            assert!(pair[0].1 <= pair[1].0, "two were down at once: {down:#?}");
+        }
+    }
+}
+
+/// What the last line of JSON in a broadcast's log says of the outcome.
+pub(crate) fn outcome(broadcast: &Running) -> String {
+    let log = broadcast.log();
+    let begin = log.lines().skip_while(|line| !line.starts_with('{')).collect::<Vec<_>>().join("\n");
+    let last = serde_json::Deserializer::from_str(&begin).into_iter::<Value>().filter_map(Result::ok).last();
+    last.map_or_else(|| format!("none in {log}"), |value| text(&value, "outcome"))
+}
