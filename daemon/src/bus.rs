@@ -5,6 +5,7 @@
 //! from it, lives in `unstale_protocol`. Messages travel in signed envelopes that no transport opens ([`envelope`]).
 
 pub(crate) mod address;
+pub(crate) mod amqp;
 mod backoff;
 #[cfg(test)]
 mod contract;
@@ -13,3 +14,4 @@ pub(crate) mod ends;
 pub(crate) mod envelope;
 mod queue;
 pub(crate) mod redis;
+mod sessions;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 const HOSTS_MAX: usize = 16;
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
+const AMQP_PORT: u16 = 5672;
+const AMQPS_PORT: u16 = 5671;
 
 /// A password. It does not print itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +39,20 @@ pub(crate) enum BusUrl {
     Embedded,
     /// Redis or Valkey.
     Redis(RedisUrl),
+    /// RabbitMQ.
+    Amqp(AmqpUrl),
+}
+
+/// `amqp://`, `amqps://`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AmqpUrl {
+    pub(crate) tls: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<Secret>,
+    /// The virtual host; `/` where none is stated.
+    pub(crate) vhost: String,
 }
 
 /// `redis://`, `rediss://`, `redis+sentinel://`, `rediss+sentinel://`.
@@ -62,17 +78,19 @@ impl FromStr for BusUrl {
             return Ok(Self::Embedded);
         }
         let (scheme, rest) = text.split_once("://").ok_or("a bus is named by a URL, such as `redis://HOST:6379`")?;
-        let (tls, is_sentinel) = match scheme {
-            "redis" => (false, false),
-            "rediss" => (true, false),
-            "redis+sentinel" => (false, true),
-            "rediss+sentinel" => (true, true),
+        let (tls, kind) = match scheme {
+            "redis" => (false, Kind::Redis),
+            "rediss" => (true, Kind::Redis),
+            "redis+sentinel" => (false, Kind::Sentinel),
+            "rediss+sentinel" => (true, Kind::Sentinel),
+            "amqp" => (false, Kind::Amqp),
+            "amqps" => (true, Kind::Amqp),
             other => {
                 // A scheme holds no secret; anything else before `://` may.
                 let shown = other.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
                 let shown = if shown { format!(" `{other}`") } else { String::new() };
                 return Err(format!(
-                    "no bus has the scheme{shown}: there are redis://, rediss://, redis+sentinel:// and rediss+sentinel://"
+                    "no bus has the scheme{shown}: there are redis://, rediss://, redis+sentinel://, amqp:// and amqps://"
                 ));
             }
         };
@@ -91,25 +109,56 @@ impl FromStr for BusUrl {
                 (given(name), given(password).map(Secret))
             }
         };
-        let places = places(hosts, if is_sentinel { SENTINEL_PORT } else { REDIS_PORT })?;
-        if !is_sentinel && places.len() > 1 {
+        let places = places(hosts, kind.port(tls))?;
+        if kind != Kind::Sentinel && places.len() > 1 {
             return Err("several hosts are for Sentinels: `redis+sentinel://HOST,HOST/NAME`".to_owned());
         }
-        let (master, database) = if is_sentinel {
-            let (name, database) = path.split_once('/').unwrap_or((path, ""));
-            if name.is_empty() {
-                return Err(
-                    "Sentinels are asked for a server by its name: `redis+sentinel://HOST,HOST/NAME`".to_owned()
-                );
-            }
-            (Some(decoded(name)), database)
-        } else {
-            (None, path)
+        let database = |text: &str| match text {
+            "" => Ok(0),
+            text => text
+                .parse::<u16>()
+                .map(i64::from)
+                .map_err(|_| "what follows the last `/` is the number of a database".to_owned()),
         };
-        let number = |text: &str| text.parse::<u16>().map(i64::from);
-        let database = if database.is_empty() { Ok(0) } else { number(database) };
-        let database = database.map_err(|_| "what follows the last `/` is the number of a database".to_owned())?;
-        Ok(Self::Redis(RedisUrl { tls, places, master, username, password, database }))
+        Ok(match kind {
+            Kind::Redis => {
+                let database = database(path)?;
+                Self::Redis(RedisUrl { tls, places, master: None, username, password, database })
+            }
+            Kind::Sentinel => {
+                let (name, number) = path.split_once('/').unwrap_or((path, ""));
+                if name.is_empty() {
+                    return Err(
+                        "Sentinels are asked for a server by its name: `redis+sentinel://HOST,HOST/NAME`".to_owned()
+                    );
+                }
+                let (master, database) = (Some(decoded(name)), database(number)?);
+                Self::Redis(RedisUrl { tls, places, master, username, password, database })
+            }
+            Kind::Amqp => {
+                let Some((host, port)) = places.into_iter().next() else { return Err("no host is named".to_owned()) };
+                let vhost = if path.is_empty() { "/".to_owned() } else { decoded(path) };
+                Self::Amqp(AmqpUrl { tls, host, port, username, password, vhost })
+            }
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Redis,
+    Sentinel,
+    Amqp,
+}
+
+impl Kind {
+    fn port(self, tls: bool) -> u16 {
+        match (self, tls) {
+            (Self::Redis, _) => REDIS_PORT,
+            (Self::Sentinel, _) => SENTINEL_PORT,
+            (Self::Amqp, false) => AMQP_PORT,
+            (Self::Amqp, true) => AMQPS_PORT,
+        }
     }
 }
 
@@ -139,6 +188,7 @@ impl fmt::Display for BusUrl {
         match self {
             Self::Embedded => f.write_str("embedded"),
             Self::Redis(url) => url.fmt(f),
+            Self::Amqp(url) => url.fmt(f),
         }
     }
 }
@@ -147,10 +197,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sentinel = if self.master.is_some() { "+sentinel" } else { "" };
         write!(f, "redis{}{sentinel}://", if self.tls { "s" } else { "" })?;
-        if self.username.is_some() || self.password.is_some() {
-            let password = if self.password.is_some() { ":[redacted]" } else { "" };
-            write!(f, "{}{password}@", self.username.as_deref().unwrap_or_default())?;
-        }
+        write_user(f, self.username.as_deref(), self.password.as_ref())?;
         for (index, (host, port)) in self.places.iter().enumerate() {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             write!(f, "{}{host}:{port}", if index == 0 { "" } else { "," })?;
@@ -163,6 +210,23 @@ impl fmt::Display for RedisUrl {
         }
         Ok(())
     }
+}
+
+impl fmt::Display for AmqpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "amqp{}://", if self.tls { "s" } else { "" })?;
+        write_user(f, self.username.as_deref(), self.password.as_ref())?;
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let vhost = if self.vhost == "/" { String::new() } else { format!("/{}", self.vhost) };
+        write!(f, "{host}:{}{vhost}", self.port)
+    }
+}
+
+fn write_user(f: &mut fmt::Formatter<'_>, name: Option<&str>, password: Option<&Secret>) -> fmt::Result {
+    if name.is_none() && password.is_none() {
+        return Ok(());
+    }
+    write!(f, "{}{}@", name.unwrap_or_default(), if password.is_some() { ":[redacted]" } else { "" })
 }
 
 impl TryFrom<String> for BusUrl {
@@ -197,6 +261,8 @@ mod tests {
         check("redis://:s3cret@[::1]:7000/", "redis://:[redacted]@[::1]:7000");
         check("redis://[::1]", "redis://[::1]:6379");
         check("redis+sentinel://a,b:7,c/shop/2", "redis+sentinel://a:26379,b:7,c:26379/shop/2");
+        check("amqp://mq", "amqp://mq:5672");
+        check("amqps://u:s3cret@mq/celery", "amqps://u:[redacted]@mq:5671/celery");
         let Ok(BusUrl::Redis(url)) = "redis://u%40x:p%2Fw@db".parse() else { panic!("a URL") };
         assert_eq!((url.username.as_deref(), url.password), (Some("u@x"), Some(Secret("p/w".into()))));
     }

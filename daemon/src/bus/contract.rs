@@ -82,7 +82,7 @@ pub(super) async fn is_up(agent: &mut AgentEnd) {
 }
 
 /// Holds a transport to the contract.
-pub(super) async fn holds(mut bus: Bus) {
+pub(super) async fn holds(mut bus: Bus) -> Bus {
     let Bus { coordinator, agents } = &mut bus;
     coordinator.desired.send_replace(Some(bytes("old")));
     coordinator.desired.send_replace(Some(bytes("desired one")));
@@ -98,6 +98,7 @@ pub(super) async fn holds(mut bus: Bus) {
     reports_arrive(coordinator, agents).await;
     permits_reach_their_host_alone(coordinator, agents).await;
     manifests_are_fetched_by_digest(coordinator, agents).await;
+    bus
 }
 
 async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostName, AgentEnd)]) {
@@ -185,7 +186,7 @@ async fn the_embedded_bus_keeps_the_contract() {
     let (agent, agent_side) = ends::agent();
     let bus = Bus { coordinator, agents: vec![(host(1), agent)] };
     tokio::select! {
-        () = holds(bus) => {}
+        _ = holds(bus) => {}
         () = super::embedded::run(coordinator_side, agent_side) => panic!("the bus ended"),
     }
 }

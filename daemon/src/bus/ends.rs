@@ -34,8 +34,8 @@ pub(crate) enum Link {
 /// Leadership, as the broker grants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    /// The fencing number of what is written under it.
-    pub(crate) epoch: Epoch,
+    /// The fencing number of what is written under it, where the broker gives one.
+    pub(crate) epoch: Option<Epoch>,
     /// It ends then, on the coordinator's own clock, counted from before it was asked for.
     pub(crate) until: Moment,
 }

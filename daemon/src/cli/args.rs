@@ -168,7 +168,8 @@ pub(crate) struct KeysIdArgs {
 /// The bus of a fleet, and who speaks on it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BusArgs {
-    /// What coordinator and agents talk over: `redis://`, `rediss://` (TLS), `redis+sentinel://HOST,HOST/MASTER`.
+    /// What coordinator and agents talk over: `redis://`, `rediss://` (TLS), `redis+sentinel://HOST,HOST/MASTER`,
+    /// `amqp://`, `amqps://` (TLS).
     #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
     pub(crate) bus: Option<Secret>,
     /// The password on the bus, where the URL has none.

@@ -61,7 +61,7 @@ impl Driver {
             ToCoordinator::Report(envelope) => self.take(&envelope),
             ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
             ToCoordinator::Lease(Some(lease)) => {
-                self.machine.handle_lease(Lease { until: lease.until, epoch: Some(lease.epoch) }, self.clock.now());
+                self.machine.handle_lease(Lease { until: lease.until, epoch: lease.epoch }, self.clock.now());
             }
             ToCoordinator::Lease(None) => self.machine.handle_lease_lost(self.clock.now()),
             ToCoordinator::Link(link) => self.take_link(link),

@@ -1,9 +1,10 @@
 //! An agent on Redis: one standing connection that reads, and a second one only while there is something to say.
 
 use super::names::Names;
-use super::session::{Access, BEGINNING, Connection, ENVELOPE, Ended, Entry, Refused, Sessions, order};
+use super::session::{Access, BEGINNING, Connection, ENVELOPE, Ended, Entry, Refused, order};
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel, Encoded};
+use crate::bus::sessions::Sessions;
 use redis::streams::StreamReadReply;
 use std::time::Duration;
 use unstale_protocol::ids::HostName;
@@ -26,11 +27,11 @@ const IDLE: Duration = Duration::from_secs(2);
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: AgentSide, access: Access, names: Names, host: HostName) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
     loop {
         match session(&mut side, &access, &names, &host, &mut sessions).await {
             Ended::Closed(_) => return Ok(()),
-            Ended::Failed(why) => sessions.wait(&access, why, &side.link).await?,
+            Ended::Failed(why) => sessions.wait(why, &side.link).await?,
         }
     }
 }

@@ -4,11 +4,12 @@
 
 use super::agent::has_begun_anew;
 use super::names::Names;
-use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused, Sessions};
+use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused};
 use crate::bus::backoff::random;
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
 use crate::bus::queue;
+use crate::bus::sessions::Sessions;
 use crate::clock::Clock;
 use redis::streams::StreamReadReply;
 use std::collections::BTreeMap;
@@ -75,13 +76,13 @@ return 1";
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: CoordinatorSide, access: Access, names: Names, clock: Clock) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new();
+    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
     // One life of this process: a name that nobody else takes.
     let holder = format!("{:016x}{:016x}", random(), random());
     loop {
         match session(&mut side, &access, &names, (&holder, clock), &mut sessions).await {
             Ended::Closed(_) => return Ok(()),
-            Ended::Failed(why) => sessions.wait(&access, why, &side.link).await?,
+            Ended::Failed(why) => sessions.wait(why, &side.link).await?,
         }
     }
 }
@@ -253,8 +254,8 @@ impl Writer<'_> {
         let arguments: [&[u8]; 3] = [self.holder.as_bytes(), milliseconds.as_bytes(), least.as_bytes()];
         let (is_held, epoch): (i64, u64) = self.run(TAKE_LEASE, &[&key], &arguments).await?;
         if is_held == 1 {
-            let granted = Lease { epoch: Epoch(epoch), until: asked_at.after(LEASE) };
-            if self.lease.is_none_or(|lease| lease.epoch != Epoch(epoch)) {
+            let granted = Lease { epoch: Some(Epoch(epoch)), until: asked_at.after(LEASE) };
+            if self.lease.is_none_or(|lease| lease.epoch != Some(Epoch(epoch))) {
                 tracing::info!(epoch, "this coordinator leads");
             }
             self.is_standby = false;
@@ -287,7 +288,7 @@ impl Writer<'_> {
         told: &queue::Sender<ToCoordinator>,
     ) -> Result<(), Ended> {
         let Some(lease) = self.lease else { return Ok(()) };
-        let (epoch, most) = (lease.epoch.0.to_string(), most.to_string());
+        let (epoch, most) = (lease.epoch.unwrap_or_default().0.to_string(), most.to_string());
         let kept = kept.as_millis().to_string();
         let arguments: [&[u8]; 5] =
             [self.holder.as_bytes(), epoch.as_bytes(), most.as_bytes(), envelope, kept.as_bytes()];
@@ -329,7 +330,7 @@ impl Writer<'_> {
     /// Writes manifests that are missing and removes those that are not wanted any more.
     async fn keep_manifests(&mut self, wanted: &BTreeMap<Fingerprint, Encoded>, look: bool) -> Result<(), Ended> {
         let Some(lease) = self.lease else { return Ok(()) };
-        let (lease_key, epoch) = (self.names.lease(), lease.epoch.0.to_string());
+        let (lease_key, epoch) = (self.names.lease(), lease.epoch.unwrap_or_default().0.to_string());
         for (digest, envelope) in wanted {
             let key = self.names.manifest(digest);
             let mut is_there = self.kept.get(digest) == Some(envelope);

@@ -1,8 +1,6 @@
 //! Connections to Redis: where, as whom, with which time limits; and what is said when one cannot be had.
 
 use crate::bus::address::RedisUrl;
-use crate::bus::backoff::{Backoff, random};
-use crate::bus::ends::Link;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
@@ -236,52 +234,6 @@ impl Access {
             .set_response_timeout(Some(answer_timeout));
         let client = client.map_err(words)?;
         client.get_multiplexed_async_connection_with_config(&options).await.map(Connection).map_err(words)
-    }
-}
-
-/// Goes from session to session: what it does between them, and what it says.
-#[derive(Debug)]
-pub(super) struct Sessions {
-    backoff: Backoff,
-    number: u64,
-    said: String,
-}
-
-impl Sessions {
-    pub(super) fn new() -> Self {
-        Self { backoff: Backoff::default(), number: 0, said: String::new() }
-    }
-
-    /// A session was had.
-    pub(super) fn begin(&mut self, link: &watch::Sender<Link>) {
-        self.backoff.succeeded();
-        self.number = self.number.saturating_add(1);
-        self.said.clear();
-        link.send_replace(Link::Up(self.number));
-    }
-
-    /// A session ended or could not be had: says so once, and waits.
-    ///
-    /// # Errors
-    /// Where the first one could not be had and that is to be an error.
-    pub(super) async fn wait(
-        &mut self,
-        access: &Access,
-        why: String,
-        link: &watch::Sender<Link>,
-    ) -> anyhow::Result<()> {
-        let bus = &access.url;
-        if access.fail_fast && self.number == 0 {
-            anyhow::bail!("the bus {bus} cannot be used: {why}");
-        }
-        if self.said != why {
-            let words = if self.number == 0 { "waiting for the bus" } else { "the bus is lost, trying again" };
-            tracing::warn!(%bus, because = why, "{words}");
-            self.said.clone_from(&why);
-        }
-        link.send_replace(Link::Down(why));
-        tokio::time::sleep(self.backoff.failed(random())).await;
-        Ok(())
     }
 }
 

@@ -1,9 +1,9 @@
 //! The bus of a fleet as the command line and the configuration state it: which broker, which fleet, whose keys.
 
-use crate::bus::address::{BusUrl, RedisUrl, Secret};
+use crate::bus::address::{AmqpUrl, BusUrl, RedisUrl, Secret};
 use crate::bus::ends::{AgentSide, CoordinatorSide};
 use crate::bus::envelope::{FleetName, Seal};
-use crate::bus::redis;
+use crate::bus::{amqp, redis};
 use crate::cli::{BusArgs, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,7 +24,14 @@ pub(in crate::commands) struct Wire {
     pub(in crate::commands) fleet: FleetName,
     /// Where, for logs and answers: without a password.
     pub(in crate::commands) url: String,
-    access: redis::Access,
+    access: Access,
+}
+
+/// How the broker is reached.
+#[derive(Debug)]
+enum Access {
+    Redis(redis::Access),
+    Amqp(amqp::Access),
 }
 
 impl Wire {
@@ -40,16 +47,17 @@ impl Wire {
             }
             None => config.bus.url.clone(),
         };
-        let BusUrl::Redis(url) = url else {
-            anyhow::bail!(
+        let stated = match &url {
+            BusUrl::Redis(url) => &url.password,
+            BusUrl::Amqp(url) => &url.password,
+            BusUrl::Embedded => anyhow::bail!(
                 "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
-            );
+            ),
         };
-        let password = match (&url.password, &args.password) {
+        let password = match (stated, &args.password) {
             (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
             (None, None) => read_password(&config.bus.password_file)?,
         };
-        let url = RedisUrl { password, ..url };
         let read = |path: &Path| -> anyhow::Result<Option<Vec<u8>>> {
             if path.as_os_str().is_empty() { Ok(None) } else { read_bounded(path).map(Some) }
         };
@@ -58,11 +66,19 @@ impl Wire {
             (None, None) => None,
             _ => anyhow::bail!("`cert_file` and `key_file` of `[bus]` need each other"),
         };
-        Ok(Self {
-            fleet: args.fleet.clone().unwrap_or_else(|| config.bus.fleet.clone()),
-            url: url.to_string(),
-            access: redis::Access { url, authority: read(&config.bus.ca_file)?, identity, fail_fast: args.fail_fast },
-        })
+        let (authority, fail_fast) = (read(&config.bus.ca_file)?, args.fail_fast);
+        let (url, access) = match url {
+            BusUrl::Redis(url) => {
+                let url = RedisUrl { password, ..url };
+                (url.to_string(), Access::Redis(redis::Access { url, authority, identity, fail_fast }))
+            }
+            BusUrl::Amqp(url) => {
+                let url = AmqpUrl { password, ..url };
+                (url.to_string(), Access::Amqp(amqp::Access { url, authority, identity, fail_fast }))
+            }
+            BusUrl::Embedded => anyhow::bail!("no bus is named"),
+        };
+        Ok(Self { fleet: args.fleet.clone().unwrap_or_else(|| config.bus.fleet.clone()), url, access })
     }
 
     /// Returns whom this end believes and in whose name it speaks.
@@ -97,7 +113,10 @@ impl Wire {
         side: CoordinatorSide,
         clock: Clock,
     ) -> anyhow::Result<()> {
-        redis::coordinator(side, self.access, redis::Names::new(&self.fleet), clock).await
+        match self.access {
+            Access::Redis(access) => redis::coordinator(side, access, redis::Names::new(&self.fleet), clock).await,
+            Access::Amqp(access) => amqp::coordinator(side, access, amqp::Names::new(&self.fleet), clock).await,
+        }
     }
 
     /// Carries an agent's messages until its end is gone.
@@ -105,7 +124,10 @@ impl Wire {
     /// # Errors
     /// Where the bus cannot be used at the start and that is to be an error.
     pub(in crate::commands) async fn carry_agent(self, side: AgentSide, host: HostName) -> anyhow::Result<()> {
-        redis::agent(side, self.access, redis::Names::new(&self.fleet), host).await
+        match self.access {
+            Access::Redis(access) => redis::agent(side, access, redis::Names::new(&self.fleet), host).await,
+            Access::Amqp(access) => amqp::agent(side, access, amqp::Names::new(&self.fleet), host).await,
+        }
     }
 }
 

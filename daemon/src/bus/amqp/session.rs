@@ -1,0 +1,155 @@
+//! Connections to RabbitMQ: where, as whom, with which time limits; and what is said when one cannot be had.
+
+use crate::bus::address::AmqpUrl;
+use crate::bus::queue;
+use futures_util::StreamExt as _;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicPublishOptions};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use std::time::Duration;
+use tokio::sync::watch;
+use unstale_agent::display::escape;
+
+/// How long connecting may take, and with it the whole login.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the broker may take for one answer: while it is out of memory it takes for ever.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent network is noticed after twice this.
+const HEARTBEAT_SECONDS: u16 = 10;
+/// The longest frame, in bytes: the client keeps buffers of 32 of them.
+const FRAME_MAX: u32 = 8192;
+
+/// How the broker is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub(crate) url: AmqpUrl,
+    /// Certificates, where files name them: authority, then certificate and key of this client. PEM.
+    pub(crate) authority: Option<Vec<u8>>,
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// End with an error where the first connection cannot be had, instead of waiting.
+    pub(crate) fail_fast: bool,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// The end behind the side is gone: so does the transport.
+    #[error("nobody listens any more")]
+    Closed(#[from] queue::Closed),
+    /// The broker, or the way to it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<watch::error::RecvError> for Ended {
+    fn from(_: watch::error::RecvError) -> Self {
+        Self::Closed(queue::Closed)
+    }
+}
+
+/// Waits for the broker's answer to what `what` names.
+pub(super) async fn answered<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Ended> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Ended::Failed(words(what, &error))),
+        Err(_) => Err(Ended::Failed(format!("no answer to {what} in time: the broker may be out of memory or disk"))),
+    }
+}
+
+/// Says what went wrong, and what to do where that is known.
+pub(super) fn words(what: &str, error: &lapin::Error) -> String {
+    let said = escape::terminal(&error.to_string()).into_owned();
+    if said.contains("ACCESS_REFUSED") || said.contains("ACCESS-REFUSED") {
+        return format!("this user may not {what} ({said}): `deploy/rabbitmq-permissions` has what is needed");
+    }
+    if said.contains("NOT_FOUND") || said.contains("NOT-FOUND") {
+        return format!("{what}: it is not there, no coordinator has been on this bus yet");
+    }
+    format!("{what}: {said}")
+}
+
+impl Access {
+    /// Connects and logs in.
+    pub(super) async fn connect(&self, name: &str) -> Result<Connection, Ended> {
+        let AmqpUrl { tls, host, port, username, password, vhost } = &self.url;
+        let uri = AMQPUri {
+            scheme: if *tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: username.clone().unwrap_or_else(|| "guest".to_owned()),
+                    password: password.clone().map_or_else(|| "guest".to_owned(), |password| password.0),
+                },
+                host: host.clone(),
+                port: *port,
+            },
+            vhost: vhost.clone(),
+            query: AMQPQueryString {
+                frame_max: Some(FRAME_MAX),
+                heartbeat: Some(HEARTBEAT_SECONDS),
+                connection_timeout: u64::try_from(CONNECT_TIMEOUT.as_millis()).ok(),
+                ..AMQPQueryString::default()
+            },
+        };
+        let authority = self.authority.clone().map(String::from_utf8).transpose();
+        let tls = OwnedTLSConfig {
+            identity: self.identity.clone().map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
+            cert_chain: authority.map_err(|_| Ended::Failed("`ca_file` is not PEM".to_owned()))?,
+        };
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let place = format!("{host}:{port}");
+        let runtime = lapin::runtime::default_runtime().map_err(|error| Ended::Failed(words(&place, &error)))?;
+        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => {
+                let said = words(&place, &error);
+                let is_login = said.contains("ACCESS_REFUSED") || said.contains("Login was refused");
+                Err(Ended::Failed(if is_login { format!("{place} refuses user or password") } else { said }))
+            }
+            Err(_) => Err(Ended::Failed(format!("{place} does not answer"))),
+        }
+    }
+}
+
+/// Waits for the next message, and for ever never returns one that is none.
+pub(super) async fn next(consumer: &mut Consumer, what: &str) -> Result<Delivery, Ended> {
+    match consumer.next().await {
+        Some(Ok(delivery)) => Ok(delivery),
+        Some(Err(error)) => Err(Ended::Failed(words(what, &error))),
+        None => Err(Ended::Failed(format!("the broker has ended what was read from {what}"))),
+    }
+}
+
+/// Tells the broker that a message was taken.
+pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
+    answered(what, delivery.acker.ack(BasicAckOptions::default())).await.map(|_| ())
+}
+
+/// Publishes a message; whether it arrives is not waited for.
+pub(super) async fn publish(
+    channel: &Channel,
+    (exchange, key): (&str, &str),
+    options: BasicPublishOptions,
+    payload: &[u8],
+    properties: BasicProperties,
+) -> Result<(), Ended> {
+    let sent = channel.basic_publish(exchange.into(), key.into(), options, payload, properties);
+    answered(&format!("publish to {exchange}{key}"), sent).await.map(|_| ())
+}
+
+/// Arguments of a declaration.
+pub(super) fn arguments(pairs: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+/// A text as a value.
+pub(super) fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}

@@ -1,0 +1,99 @@
+//! The transport against a real server, with the permissions that are shipped.
+
+#[path = "../../../../tests/harness/rabbitmq.rs"]
+mod rabbitmq;
+
+use super::{Access, Names};
+use crate::bus::address::BusUrl;
+use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told};
+use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
+use crate::bus::envelope::FleetName;
+use crate::clock::Clock;
+use rabbitmq::RabbitMq;
+use tokio::task::JoinSet;
+
+fn access(text: &str) -> Access {
+    let Ok(BusUrl::Amqp(url)) = text.parse() else { panic!("{text}") };
+    Access { url, authority: None, identity: None, fail_fast: false }
+}
+
+fn names() -> Names {
+    Names::new(&FleetName::default())
+}
+
+fn start_coordinator(set: &mut JoinSet<anyhow::Result<()>>, server: &RabbitMq) -> CoordinatorEnd {
+    let (end, side) = ends::coordinator();
+    set.spawn(super::coordinator(side, access(&server.for_coordinator()), names(), Clock::start()));
+    end
+}
+
+fn start_agent(set: &mut JoinSet<anyhow::Result<()>>, access: Access, number: usize) -> AgentEnd {
+    let (end, side) = ends::agent();
+    set.spawn(super::agent(side, access, names(), host(number)));
+    end
+}
+
+#[tokio::test]
+async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = RabbitMq::start(dir.path());
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, &server);
+    let held = |message| match message {
+        ToCoordinator::Lease(Some(lease)) => Some(lease),
+        _ => None,
+    };
+    let lease = is_told(&mut coordinator, "that it leads", held).await;
+    assert_eq!(lease.epoch, None);
+    let agents = [1, 2].map(|number| (host(number), start_agent(&mut set, access(&server.for_agents()), number)));
+    let bus = tokio::select! {
+        bus = contract::holds(Bus { coordinator, agents: agents.into() }) => bus,
+        ended = set.join_next() => panic!("{ended:?}"),
+    };
+    let Bus { mut coordinator, mut agents } = bus;
+    server.kill_and_restart();
+    coordinator.desired.send_replace(Some((*b"after the kill").into()));
+    for (_, agent) in &mut agents {
+        hears_desired(&mut coordinator, agent, "after the kill").await;
+    }
+    // Everything deleted, without a disconnection.
+    for queue in ["desired", "reports"] {
+        server.control(&["delete_queue", &format!("unstale.default.{queue}")]);
+    }
+    let mut late = start_agent(&mut set, access(&server.for_agents()), 3);
+    hears_desired(&mut coordinator, &mut late, "after the kill").await;
+
+    // A second coordinator stands by while the first one lives, and leads once it is gone.
+    let mut others = JoinSet::new();
+    let mut second = start_coordinator(&mut others, &server);
+    is_told(&mut second, "what is on the bus", |message| match message {
+        ToCoordinator::Tip(Some(found)) => Some(found),
+        ToCoordinator::Lease(Some(_)) => panic!("two leaders"),
+        _ => None,
+    })
+    .await;
+    set.abort_all();
+    is_told(&mut second, "that it leads", held).await;
+}
+
+#[tokio::test]
+async fn tls_to_a_listener_without_it_says_nothing_of_the_password() {
+    use tokio::io::AsyncReadExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, access(&format!("amqps://u:s3cret@127.0.0.1:{port}")), 1);
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut bytes = [0; 4096];
+    let read = socket.read(&mut bytes).await.unwrap();
+    // A TLS handshake, record type 22, and nothing of AMQP.
+    assert_eq!(bytes[0], 22);
+    assert!(!bytes[..read].windows(6).any(|window| window == b"s3cret"));
+    drop(socket);
+    drop(listener);
+    hears(&mut agent, "that it failed", |message| match message {
+        ToAgent::Link(Link::Down(why)) if !why.contains("yet") => Some(why),
+        _ => None,
+    })
+    .await;
+}

@@ -1,0 +1,130 @@
+//! A private RabbitMQ on ports of its own, with the permissions that are shipped.
+//!
+//! It stands alone, so that the transport's own tests can use it, too.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Where Debian keeps the programs themselves, before they change their user.
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+/// How often, and after which pause, the server is asked whether it is up.
+const TRIES: u32 = 240;
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// The server, and the name service that it needs.
+#[derive(Debug)]
+pub(crate) struct RabbitMq {
+    server: Child,
+    names: Child,
+    dir: PathBuf,
+    port: u16,
+    names_port: u16,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+}
+
+impl RabbitMq {
+    /// Starts it with its data in `dir`, and waits until both roles can log in.
+    pub(crate) fn start(dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory");
+        fs::write(dir.join("plugins"), "[].").expect("a list of plugins");
+        fs::write(dir.join("rabbitmq.conf"), "loopback_users = none\n").expect("a configuration");
+        let (port, names_port) = (free_port(), free_port());
+        let mut names = Command::new("epmd");
+        names.args(["-port", &names_port.to_string(), "-address", "127.0.0.1"]);
+        names.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let names = names.spawn().expect("epmd: `apt-get install rabbitmq-server`");
+        let server = Self::run(dir, port, names_port);
+        let this = Self { server, names, dir: dir.to_owned(), port, names_port };
+        this.wait();
+        this.control(&["add_user", "unstale-coordinator", "c0"]);
+        this.control(&["add_user", "unstale-agent", "a0"]);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rabbitmq-permissions");
+        let shipped = this.command(&script.display().to_string()).args(["/", "default"]).output().expect("the script");
+        assert!(shipped.status.success(), "{shipped:?}");
+        this
+    }
+
+    fn environment(command: &mut Command, dir: &Path, port: u16, names_port: u16) {
+        let path = std::env::var_os("PATH").unwrap_or_default().to_string_lossy().into_owned();
+        command.env("PATH", format!("{PROGRAMS}:{path}")).env("HOME", dir).current_dir(dir);
+        command.env("RABBITMQ_NODENAME", format!("unstale-{port}@localhost"));
+        command.env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1").env("RABBITMQ_NODE_PORT", port.to_string());
+        command.env("RABBITMQ_DIST_PORT", free_port().to_string()).env("ERL_EPMD_PORT", names_port.to_string());
+        command.env("RABBITMQ_MNESIA_BASE", dir.join("data")).env("RABBITMQ_LOG_BASE", dir.join("log"));
+        command.env("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("plugins"));
+        command.env("RABBITMQ_CONFIG_FILE", dir.join("rabbitmq")).env("RABBITMQ_PID_FILE", dir.join("pid"));
+        command.stdin(Stdio::null());
+    }
+
+    fn run(dir: &Path, port: u16, names_port: u16) -> Child {
+        let mut command = Command::new(format!("{PROGRAMS}/rabbitmq-server"));
+        Self::environment(&mut command, dir, port, names_port);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("rabbitmq-server: `apt-get install rabbitmq-server`")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        Self::environment(&mut command, &self.dir, self.port, self.names_port);
+        command
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the pause between two looks")]
+    fn wait(&self) {
+        for _ in 0..TRIES {
+            let said = self.command("rabbitmqctl").args(["await_startup", "--timeout", "60"]).output();
+            if said.expect("rabbitmqctl").status.success() {
+                return;
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        panic!("RabbitMQ does not come up");
+    }
+
+    /// Asks the broker's administrator program; returns what it says.
+    pub(crate) fn control(&self, words: &[&str]) -> String {
+        let output = self.command("rabbitmqctl").arg("-q").args(words).output().expect("rabbitmqctl");
+        assert!(output.status.success(), "rabbitmqctl {words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The URL for the coordinator.
+    pub(crate) fn for_coordinator(&self) -> String {
+        format!("amqp://unstale-coordinator:c0@127.0.0.1:{}", self.port)
+    }
+
+    /// The URL for agents.
+    pub(crate) fn for_agents(&self) -> String {
+        format!("amqp://unstale-agent:a0@127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it, and starts it again with what it had written.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.server = Self::run(&self.dir, self.port, self.names_port);
+        self.wait();
+    }
+
+    fn kill(&mut self) {
+        // The shell that was started has replaced itself, or waits for this process.
+        if let Ok(pid) = fs::read_to_string(self.dir.join("pid")) {
+            drop(Command::new("kill").args(["-9", pid.trim()]).stderr(Stdio::null()).status());
+        }
+        drop(self.server.kill());
+        drop(self.server.wait());
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.kill();
+        drop(self.names.kill());
+        drop(self.names.wait());
+    }
+}
