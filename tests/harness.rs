@@ -9,7 +9,6 @@ pub(crate) mod hosts;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod python;
-#[expect(dead_code, reason = "the fleet over RabbitMQ is tested by its transport so far")]
 pub(crate) mod rabbitmq;
 pub(crate) mod systemd;
 pub(crate) mod unstale;

@@ -7,6 +7,7 @@
 pub(crate) mod address;
 pub(crate) mod amqp;
 mod backoff;
+pub(crate) mod condition;
 #[cfg(test)]
 mod contract;
 pub(crate) mod embedded;

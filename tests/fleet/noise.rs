@@ -16,7 +16,7 @@ fn noise_forgeries_and_strangers_change_nothing_and_are_counted() {
     let (place, host, stranger) = (Place::new(), Place::new(), Place::new());
     let broker = Broker::start(&place);
     enrol(&place, &[("web-1", &host)]);
-    let coordinator = start_coordinator(&place, &broker);
+    let coordinator = start_coordinator(&place, &broker.for_coordinator());
     let agent = start_agent(&host, &broker.for_agents(), "web-1");
     // Its key is good, and nobody has enrolled it.
     let own = keys(&place, &["show", "--public"]).expect(0).stdout;

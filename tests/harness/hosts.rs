@@ -6,6 +6,7 @@ use crate::harness::app::{App, Place};
 use crate::harness::broker::Broker;
 use crate::harness::process::Running;
 use crate::harness::python::{newest, venv};
+use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::unstale::{Answer, QUICK, Up, array, program, text, unstale};
 use crate::harness::wait::{eventually, eventually_some};
 use crate::harness::workers::{Program, Supervisord, celery_command};
@@ -28,6 +29,47 @@ pub(crate) struct Host {
     pub(crate) place: Place,
 }
 
+/// What the fleet talks over.
+#[derive(Debug)]
+pub(crate) enum Bus {
+    /// Redis.
+    Redis(Broker),
+    /// RabbitMQ.
+    RabbitMq(RabbitMq),
+}
+
+impl Bus {
+    fn for_coordinator(&self) -> String {
+        match self {
+            Self::Redis(broker) => broker.for_coordinator(),
+            Self::RabbitMq(broker) => broker.for_coordinator(),
+        }
+    }
+
+    fn for_agents(&self) -> String {
+        match self {
+            Self::Redis(broker) => broker.for_agents(),
+            Self::RabbitMq(broker) => broker.for_agents(),
+        }
+    }
+
+    /// Kills the broker and starts it again.
+    pub(crate) fn kill_and_restart(&mut self) {
+        match self {
+            Self::Redis(broker) => broker.kill_and_restart(),
+            Self::RabbitMq(broker) => broker.kill_and_restart(),
+        }
+    }
+
+    /// Runs a command of Redis.
+    pub(crate) fn redis(&self, words: &[&str]) -> String {
+        match self {
+            Self::Redis(broker) => broker.admin(words),
+            Self::RabbitMq(_) => panic!("no Redis"),
+        }
+    }
+}
+
 /// The whole.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -36,7 +78,7 @@ pub(crate) struct Fleet {
     /// The hosts.
     pub(crate) hosts: Vec<Host>,
     /// The broker.
-    pub(crate) broker: Broker,
+    pub(crate) bus: Bus,
     /// Everything of coordinator and broker.
     pub(crate) place: Place,
 }
@@ -48,21 +90,31 @@ pub(crate) fn keys(place: &Place, arguments: &[&str]) -> Answer {
 }
 
 /// Starts a coordinator on this place's keys, state and socket, and waits until it leads.
-pub(crate) fn start_coordinator(place: &Place, broker: &Broker) -> Up {
+pub(crate) fn start_coordinator(place: &Place, url: &str) -> Up {
+    let mut up = begin_coordinator(place, url);
+    wait_for_lead(&mut up);
+    up
+}
+
+/// The same, without waiting for anything.
+pub(crate) fn begin_coordinator(place: &Place, url: &str) -> Up {
     let config = place.join("coordinator.toml");
     fs::write(&config, "").expect("a configuration file");
     let (socket, state) = (place.join("coordinator.sock"), place.join("coordinator-state"));
     let mut command = program();
     command.arg("coordinator").arg("--state-dir").arg(&state).arg("--socket").arg(&socket).arg("--config").arg(&config);
-    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", broker.for_coordinator());
+    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
     let process = Running::start(&mut command, &place.join("coordinator.log"));
-    let mut up = Up { process, socket, state };
+    Up { process, socket, state }
+}
+
+/// Waits until a coordinator leads.
+pub(crate) fn wait_for_lead(up: &mut Up) {
     eventually_some("the coordinator leads", 30, || {
         assert!(!up.process.has_ended(), "the coordinator ended: {}", up.process.log());
         let answer = up.run(["status", "--output", "json"]);
         if answer.code != 2 && answer.json()["bus"]["leads"] == true { Ok(()) } else { Err((answer, up.process.log())) }
     });
-    up
 }
 
 /// Starts an agent on this place's keys and state.
@@ -90,11 +142,22 @@ impl Fleet {
     /// Starts it with these hosts, each with one fresh worker that takes tasks, and waits until all were looked at.
     pub(crate) fn start(names: &[&str]) -> Self {
         let place = Place::new();
-        let broker = Broker::start(&place);
+        let bus = Bus::Redis(Broker::start(&place));
+        Self::start_on(place, bus, names)
+    }
+
+    /// The same over RabbitMQ.
+    pub(crate) fn start_on_rabbitmq(names: &[&str]) -> Self {
+        let place = Place::new();
+        let bus = Bus::RabbitMq(RabbitMq::start(&place.join("rabbitmq")));
+        Self::start_on(place, bus, names)
+    }
+
+    fn start_on(place: Place, bus: Bus, names: &[&str]) -> Self {
         let places: Vec<Place> = names.iter().map(|_| Place::new()).collect();
         let all: Vec<(&str, &Place)> = names.iter().copied().zip(&places).collect();
         enrol(&place, &all);
-        let coordinator = start_coordinator(&place, &broker);
+        let coordinator = start_coordinator(&place, &bus.for_coordinator());
         let venv = venv(&newest(), "worker");
         let hosts = names
             .iter()
@@ -105,11 +168,11 @@ impl Fleet {
                 let worker = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
                 let supervisord = Supervisord::start(&place, &venv, &[worker]);
                 supervisord.wait_for_log("shop", "ready.", 1);
-                let agent = Some(start_agent(&place, &broker.for_agents(), name));
+                let agent = Some(start_agent(&place, &bus.for_agents(), name));
                 Host { name: (*name).to_owned(), agent, supervisord, app, place }
             })
             .collect();
-        let fleet = Self { coordinator, hosts, broker, place };
+        let fleet = Self { coordinator, hosts, bus, place };
         fleet.wait_for("every host was looked at", |status| {
             let hosts = array(status, "hosts");
             hosts.len() == names.len() && hosts.iter().all(|host| host["scanned"] == true)
@@ -156,12 +219,26 @@ impl Fleet {
     pub(crate) fn kill_coordinator(&mut self) {
         self.coordinator.process.signal(Signal::KILL);
         self.coordinator.process.wait(10);
-        self.coordinator = start_coordinator(&self.place, &self.broker);
+        self.coordinator = start_coordinator(&self.place, &self.bus.for_coordinator());
+    }
+
+    /// Starts a second coordinator with keys, state and socket of its own, and the whole fleet's trust.
+    pub(crate) fn second_coordinator(&self, place: &Place) -> Up {
+        let own = keys(place, &["new", "coordinator"]).expect(0).stdout;
+        for host in &self.hosts {
+            keys(&host.place, &["enrol", own.trim()]).expect(0);
+            let agent = keys(&host.place, &["show", "--public"]).expect(0).stdout;
+            keys(place, &["enrol", agent.trim()]).expect(0);
+        }
+        let first = keys(&self.place, &["show", "--public"]).expect(0).stdout;
+        keys(place, &["enrol", first.trim()]).expect(0);
+        keys(&self.place, &["enrol", own.trim()]).expect(0);
+        begin_coordinator(place, &self.bus.for_coordinator())
     }
 
     /// Kills a host's agent and starts it again.
     pub(crate) fn kill_agent(&mut self, index: usize) {
-        let url = self.broker.for_agents();
+        let url = self.bus.for_agents();
         let host = self.hosts.get_mut(index).expect("a host");
         if let Some(mut agent) = host.agent.take() {
             agent.signal(Signal::KILL);

@@ -6,6 +6,7 @@
 //! `unstale.FLEET.`.
 
 mod agent;
+mod condition;
 mod coordinator;
 mod names;
 mod session;
@@ -13,6 +14,7 @@ mod session;
 mod tests;
 
 pub(crate) use agent::run as agent;
+pub(crate) use condition::look;
 pub(crate) use coordinator::run as coordinator;
 pub(crate) use names::Names;
 pub(crate) use session::Access;

@@ -5,6 +5,7 @@
 //! Pub/Sub, no consumer groups, none of the crate's recovery. Every key begins with `unstale:{FLEET}:`.
 
 mod agent;
+mod condition;
 mod coordinator;
 mod names;
 mod session;
@@ -12,6 +13,7 @@ mod session;
 mod tests;
 
 pub(crate) use agent::run as agent;
+pub(crate) use condition::look;
 pub(crate) use coordinator::run as coordinator;
 pub(crate) use names::Names;
 pub(crate) use session::Access;

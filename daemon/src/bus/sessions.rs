@@ -21,6 +21,11 @@ impl Sessions {
         Self { bus, fail_fast, backoff: Backoff::default(), number: 0, said: String::new() }
     }
 
+    /// Tells whether none was had yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.number == 0
+    }
+
     /// A session was had.
     pub(super) fn begin(&mut self, link: &watch::Sender<Link>) {
         self.backoff.succeeded();

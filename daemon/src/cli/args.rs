@@ -414,6 +414,12 @@ pub(crate) struct DemoArgs {
 /// `unstale doctor`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Also look at this bus, with the coordinator's user: `redis://…`, `amqp://…`. Default: the one in `[bus]`.
+    #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
+    pub(crate) bus: Option<Secret>,
+    /// The password on the bus, where the URL has none.
+    #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) password: Option<Secret>,
     #[command(flatten)]
     pub(crate) state: StateDirArgs,
     #[command(flatten)]

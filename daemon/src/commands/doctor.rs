@@ -2,6 +2,7 @@
 //!
 //! It looks and changes nothing but an empty directory that `up` would make, too.
 
+mod broker;
 mod kernel;
 mod places;
 mod rights;
@@ -63,6 +64,7 @@ pub(super) async fn run(args: DoctorArgs, surroundings: Surroundings) -> anyhow:
     let mut findings = rights::look();
     findings.extend(kernel::look());
     findings.extend(places::look(&args, &config, &surroundings).await);
+    findings.extend(broker::look(&args, &config).await);
     let doctor = Doctor { schema: "unstale.doctor/1", findings };
     match args.output.output {
         Output::Json => report::answer_json(&doctor),

@@ -102,12 +102,19 @@ async fn session(
         let writer = access.connect(NAME, Duration::ZERO).await?;
         Ok::<_, Ended>((reader, cursor, writer))
     };
-    let (reader, cursor, connection) = match begun.await {
+    let (reader, cursor, mut connection) = match begun.await {
         Ok(begun) => begun,
         Err(ended) => return ended,
     };
     // Permits that could not be sent are asked for again.
     side.outgoing.clear();
+    if sessions.is_first() {
+        for condition in super::condition::of(&mut connection).await {
+            if let Some(help) = condition.help {
+                tracing::warn!(bus = %access.url, found = condition.found, help, "the broker could be set better");
+            }
+        }
+    }
     sessions.begin(&side.link);
     let mut writer = Writer {
         connection,

@@ -240,3 +240,130 @@ async fn a_full_memory_takes_what_the_coordinator_writes() {
     coordinator.desired.send_replace(Some((*b"desired one").into()));
     hears_desired(&mut coordinator, &mut agents[0].1, "desired one").await;
 }
+
+/// Makes an authority and a certificate of it for 127.0.0.1.
+fn certificates(dir: &std::path::Path) {
+    let make = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(dir).output().expect("openssl");
+        assert!(output.status.success(), "{output:?}");
+    };
+    for (name, subject) in [("ca", "/CN=authority"), ("other", "/CN=somebody")] {
+        let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
+        make(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            subject,
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ]);
+    }
+    std::fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    make(&[
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=redis",
+        "-keyout",
+        "redis.key",
+        "-out",
+        "redis.csr",
+    ]);
+    make(&[
+        "x509",
+        "-req",
+        "-in",
+        "redis.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "extensions",
+        "-out",
+        "redis.crt",
+    ]);
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_believed_by_its_authority_and_asks_for_a_certificate() {
+    // The one thing that the program does before everything else.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let file = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let tls_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::start(&[
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &path("redis.crt"),
+        "--tls-key-file",
+        &path("redis.key"),
+        "--tls-ca-cert-file",
+        &path("ca.crt"),
+    ])
+    .await;
+    let access = |authority: &str, identity: bool| Access {
+        url: url(&format!("rediss://unstale-agent:a0@127.0.0.1:{tls_port}")),
+        authority: Some(file(authority)),
+        identity: identity.then(|| (file("redis.crt"), file("redis.key"))),
+        fail_fast: false,
+    };
+    let said = async |access: Access| {
+        access.connect("test", Duration::ZERO).await.map(drop).map_err(|ended| ended.to_string())
+    };
+    assert_eq!(said(access("ca.crt", true)).await, Ok(()));
+    assert!(said(access("other.crt", true)).await.unwrap_err().contains("UnknownIssuer"));
+    assert!(said(access("ca.crt", false)).await.is_err(), "it asks for a certificate");
+    drop(server);
+}
+
+#[tokio::test]
+async fn sentinels_are_asked_where_the_server_is() {
+    let server = Server::start(&["--requirepass", "admin"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {} 1\n",
+        dir.path().display(),
+        server.port
+    );
+    std::fs::write(dir.path().join("sentinel.conf"), config).unwrap();
+    let mut command = Command::new("redis-server");
+    command.arg(dir.path().join("sentinel.conf")).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut sentinel = command.spawn().unwrap();
+    let mut set = JoinSet::new();
+    let through = |name: &str| Access {
+        url: url(&format!("redis+sentinel://unstale-agent:a0@127.0.0.1:1,127.0.0.1:{port}/{name}")),
+        ..server.access("x", "y")
+    };
+    let mut agent = start_agent(&mut set, through("shop"), 1);
+    is_up(&mut agent).await;
+    let mut lost = start_agent(&mut set, through("other"), 2);
+    let why = hears(&mut lost, "why", |message| match message {
+        ToAgent::Link(Link::Down(why)) if why.contains("no Sentinel") => Some(why),
+        _ => None,
+    })
+    .await;
+    assert!(why.contains("knows no server of the name other"), "{why}");
+    sentinel.kill().unwrap();
+    sentinel.wait().unwrap();
+}

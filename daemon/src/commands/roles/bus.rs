@@ -1,6 +1,7 @@
 //! The bus of a fleet as the command line and the configuration state it: which broker, which fleet, whose keys.
 
 use crate::bus::address::{AmqpUrl, BusUrl, RedisUrl, Secret};
+use crate::bus::condition::Condition;
 use crate::bus::ends::{AgentSide, CoordinatorSide};
 use crate::bus::envelope::{FleetName, Seal};
 use crate::bus::{amqp, redis};
@@ -40,21 +41,41 @@ impl Wire {
     /// # Errors
     /// Where no network bus is named, or a file that is needed cannot be read.
     pub(in crate::commands) fn find(args: &BusArgs, config: &Config) -> anyhow::Result<Self> {
-        let url = match &args.bus {
+        let mut wire = Self::find_for_look(args.bus.as_ref(), args.password.as_ref(), config)?;
+        if let Some(fleet) = &args.fleet {
+            wire.fleet = fleet.clone();
+        }
+        match &mut wire.access {
+            Access::Redis(access) => access.fail_fast = args.fail_fast,
+            Access::Amqp(access) => access.fail_fast = args.fail_fast,
+        }
+        Ok(wire)
+    }
+
+    /// The same for who only looks at the broker.
+    ///
+    /// # Errors
+    /// Where no network bus is named, or a file that is needed cannot be read.
+    pub(in crate::commands) fn find_for_look(
+        stated: Option<&Secret>,
+        password: Option<&Secret>,
+        config: &Config,
+    ) -> anyhow::Result<Self> {
+        let url = match stated {
             // Not read with the other arguments, which are repeated where they are wrong: it may hold a password.
             Some(stated) => {
                 stated.0.parse().map_err(|why: String| anyhow::anyhow!("the URL of the bus is wrong: {why}"))?
             }
             None => config.bus.url.clone(),
         };
-        let stated = match &url {
+        let in_url = match &url {
             BusUrl::Redis(url) => &url.password,
             BusUrl::Amqp(url) => &url.password,
             BusUrl::Embedded => anyhow::bail!(
                 "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
             ),
         };
-        let password = match (stated, &args.password) {
+        let password = match (in_url, password) {
             (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
             (None, None) => read_password(&config.bus.password_file)?,
         };
@@ -66,7 +87,7 @@ impl Wire {
             (None, None) => None,
             _ => anyhow::bail!("`cert_file` and `key_file` of `[bus]` need each other"),
         };
-        let (authority, fail_fast) = (read(&config.bus.ca_file)?, args.fail_fast);
+        let (authority, fail_fast) = (read(&config.bus.ca_file)?, false);
         let (url, access) = match url {
             BusUrl::Redis(url) => {
                 let url = RedisUrl { password, ..url };
@@ -78,7 +99,18 @@ impl Wire {
             }
             BusUrl::Embedded => anyhow::bail!("no bus is named"),
         };
-        Ok(Self { fleet: args.fleet.clone().unwrap_or_else(|| config.bus.fleet.clone()), url, access })
+        Ok(Self { fleet: config.bus.fleet.clone(), url, access })
+    }
+
+    /// Connects, and says what of the broker's condition matters.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    pub(in crate::commands) async fn look(&self) -> Result<Vec<Condition>, String> {
+        match &self.access {
+            Access::Redis(access) => redis::look(access).await,
+            Access::Amqp(access) => amqp::look(access, &amqp::Names::new(&self.fleet)).await,
+        }
     }
 
     /// Returns whom this end believes and in whose name it speaks.
