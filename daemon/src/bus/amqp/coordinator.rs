@@ -1,4 +1,4 @@
-//! The coordinator on RabbitMQ: a connection that publishes and holds the lock, and one that reads.
+//! The coordinator on RabbitMQ: a connection that publishes, and one that reads and holds the lock.
 //!
 //! Two, because a broker that is short of memory stops who publishes, and goes on for who reads. The lock has no number:
 //! a stale leader is stopped by its own clock and by the agents' nonces.
@@ -83,8 +83,18 @@ async fn session(
     let last = arguments(&[("x-stream-offset", text("last"))]);
     let consume = reader.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), last);
     let mut desired = answered(&format!("read {stream}"), consume).await?;
-    let mut post =
-        Post { writing, writer, reader, names, clock, tip: None, routes: BTreeMap::new(), reports: None, until: None };
+    let mut post = Post {
+        reading,
+        _writing: writing,
+        writer,
+        reader,
+        names,
+        clock,
+        tip: None,
+        routes: BTreeMap::new(),
+        reports: None,
+        until: None,
+    };
     // What is there is told before a lease is.
     while let Ok(found) = tokio::time::timeout(SHOWS_WITHIN, next(&mut desired, &stream)).await {
         post.see(found?, &stream).await?;
@@ -155,7 +165,10 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Ended> {
 
 /// What one session publishes with, and what it remembers.
 struct Post<'a> {
-    writing: Connection,
+    /// Holds the lock.
+    reading: Connection,
+    /// Open as long as its channel is used.
+    _writing: Connection,
     writer: Channel,
     reader: Channel,
     names: &'a Names,
@@ -208,7 +221,7 @@ impl Post<'_> {
         let asked_at = self.clock.now();
         let (leader, desired) = (self.names.leader(), self.names.desired());
         // A refusal closes its channel: each look has one of its own.
-        let channel = answered("open a channel", self.writing.create_channel()).await?;
+        let channel = answered("open a channel", self.reading.create_channel()).await?;
         let options = QueueDeclareOptions { passive: self.until.is_some(), ..QueueDeclareOptions::exclusive() };
         let locked = channel.queue_declare(leader.as_str().into(), options, FieldTable::default());
         match tokio::time::timeout(ANSWER_TIMEOUT, locked).await {
@@ -281,16 +294,13 @@ impl Post<'_> {
         }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default().with_delivery_mode(2);
-        let sent = self.writer.basic_publish("".into(), stream.into(), options, ours, properties);
-        let what = format!("publish to {stream}");
-        let confirm = answered(&what, sent).await?;
-        let confirmed = answered(&what, confirm).await?;
         // A confirmation alone does not mean that anything was stored: what had no queue comes back.
-        if confirmed.is_ack() && confirmed.take_message().is_none() {
-            Ok(())
-        } else {
-            Err(Ended::Failed(format!("{what}: the broker did not store it")))
+        let confirmed = publish(&self.writer, ("", stream), options, ours, properties).await?;
+        // Where it takes nothing it is told again, as long as something else lies on top.
+        if confirmed.is_some_and(|confirmed| confirmed.is_nack() || confirmed.take_message().is_some()) {
+            return Err(Ended::Failed(format!("the broker did not store what was published to {stream}")));
         }
+        Ok(())
     }
 
     async fn answer(&self, host: &HostName, permit: &[u8]) -> Result<(), Ended> {
@@ -300,6 +310,6 @@ impl Post<'_> {
     }
 
     async fn send(&self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<(), Ended> {
-        publish(&self.writer, ("", route), BasicPublishOptions::default(), payload, properties).await
+        publish(&self.writer, ("", route), BasicPublishOptions::default(), payload, properties).await.map(drop)
     }
 }

@@ -8,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use std::time::Duration;
 use tokio::sync::watch;
 use unstale_agent::display::escape;
@@ -123,21 +123,39 @@ pub(super) async fn next(consumer: &mut Consumer, what: &str) -> Result<Delivery
     }
 }
 
-/// Tells the broker that a message was taken.
-pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
-    answered(what, delivery.acker.ack(BasicAckOptions::default())).await.map(|_| ())
+/// Waits for something to be sent; where the broker takes nothing for now, it is as good as lost. A dead connection is
+/// noticed by its heartbeat.
+async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<Option<T>, Ended> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => Ok(Some(answer)),
+        Ok(Err(error)) => Err(Ended::Failed(words(what, &error))),
+        Err(_) => {
+            tracing::warn!(what, "the broker takes nothing: it may be out of memory or disk");
+            Ok(None)
+        }
+    }
 }
 
-/// Publishes a message; whether it arrives is not waited for.
+/// Tells the broker that a message was taken.
+pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
+    sent(what, delivery.acker.ack(BasicAckOptions::default())).await.map(|_| ())
+}
+
+/// Publishes a message. Waits for a confirmation only where the channel asks for them; none where the broker takes
+/// nothing for now.
 pub(super) async fn publish(
     channel: &Channel,
     (exchange, key): (&str, &str),
     options: BasicPublishOptions,
     payload: &[u8],
     properties: BasicProperties,
-) -> Result<(), Ended> {
-    let sent = channel.basic_publish(exchange.into(), key.into(), options, payload, properties);
-    answered(&format!("publish to {exchange}{key}"), sent).await.map(|_| ())
+) -> Result<Option<Confirmation>, Ended> {
+    let what = format!("publish to {exchange}{key}");
+    let published = channel.basic_publish(exchange.into(), key.into(), options, payload, properties);
+    match sent(&what, published).await? {
+        Some(confirmation) => sent(&what, confirmation).await,
+        None => Ok(None),
+    }
 }
 
 /// Arguments of a declaration.

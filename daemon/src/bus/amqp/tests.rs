@@ -63,6 +63,22 @@ async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_k
     let mut late = start_agent(&mut set, access(&server.for_agents()), 3);
     hears_desired(&mut coordinator, &mut late, "after the kill").await;
 
+    // Short of memory: whoever leads goes on leading, and what it says is heard when that is over.
+    server.control(&["set_vm_memory_high_watermark", "0.00001"]);
+    coordinator.desired.send_replace(Some((*b"during an alarm").into()));
+    let renewed = async {
+        for _ in 0..4 {
+            is_told(&mut coordinator, "that it still leads", |message| match message {
+                ToCoordinator::Lease(lease) => Some(lease.expect("the lease")),
+                _ => None,
+            })
+            .await;
+        }
+    };
+    renewed.await;
+    server.control(&["set_vm_memory_high_watermark", "0.8"]);
+    hears_desired(&mut coordinator, &mut late, "during an alarm").await;
+
     // A second coordinator stands by while the first one lives, and leads once it is gone.
     let mut others = JoinSet::new();
     let mut second = start_coordinator(&mut others, &server);
