@@ -4,7 +4,7 @@
 
 use super::agent::has_begun_anew;
 use super::names::Names;
-use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused};
+use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused, order};
 use crate::bus::backoff::random;
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
@@ -79,8 +79,10 @@ pub(crate) async fn run(mut side: CoordinatorSide, access: Access, names: Names,
     let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
     // One life of this process: a name that nobody else takes.
     let holder = format!("{:016x}{:016x}", random(), random());
+    // Up to where reports were read, in any session of this life.
+    let mut cursor = None;
     loop {
-        match session(&mut side, &access, &names, (&holder, clock), &mut sessions).await {
+        match session(&mut side, &access, &names, (&holder, clock), (&mut sessions, &mut cursor)).await {
             Ended::Closed(_) => return Ok(()),
             Ended::Failed(why) => sessions.wait(why, &side.link).await?,
         }
@@ -92,17 +94,23 @@ async fn session(
     access: &Access,
     names: &Names,
     (holder, clock): (&str, Clock),
-    sessions: &mut Sessions,
+    (sessions, cursor): (&mut Sessions, &mut Option<String>),
 ) -> Ended {
     let begun = async {
         let mut reader = access.connect(NAME, WAIT).await?;
         let newest = reader.newest(&names.reports(), 1).await?;
-        // Reports of before are old: agents report at every reign.
-        let cursor = newest.last().map_or_else(|| BEGINNING.to_owned(), |entry| entry.id.clone());
+        let newest = newest.last().map_or_else(|| BEGINNING.to_owned(), |entry| entry.id.clone());
+        let cursor = match cursor.take() {
+            Some(last) if order(&last) <= order(&newest) => last,
+            // The stream has begun anew.
+            Some(_) => BEGINNING.to_owned(),
+            // Reports of before this life are old: agents report at every reign.
+            None => newest,
+        };
         let writer = access.connect(NAME, Duration::ZERO).await?;
         Ok::<_, Ended>((reader, cursor, writer))
     };
-    let (reader, cursor, mut connection) = match begun.await {
+    let (reader, after, mut connection) = match begun.await {
         Ok(begun) => begun,
         Err(ended) => return ended,
     };
@@ -163,7 +171,7 @@ async fn session(
             }
         }
     };
-    let read = read(reader, names, cursor, incoming);
+    let read = read(reader, names, cursor.insert(after), incoming);
     let ended: Result<std::convert::Infallible, Ended> = tokio::select! {
         ended = write => ended,
         ended = read => Err(ended),
@@ -178,7 +186,7 @@ async fn session(
 async fn read(
     mut connection: Connection,
     names: &Names,
-    mut cursor: String,
+    cursor: &mut String,
     incoming: &queue::Sender<ToCoordinator>,
 ) -> Ended {
     let stream = names.reports();
@@ -187,7 +195,7 @@ async fn read(
     loop {
         let mut command = redis::cmd("XREAD");
         command.arg("BLOCK").arg(WAIT.as_millis().to_string()).arg("COUNT").arg(REPORTS_MAX);
-        command.arg("STREAMS").arg(&stream).arg(&cursor);
+        command.arg("STREAMS").arg(&stream).arg(&*cursor);
         let reply = match connection.run::<Option<StreamReadReply>>(&command, &what).await {
             Ok(reply) => reply.unwrap_or_default(),
             Err(refused) => return refused.into(),
@@ -196,15 +204,15 @@ async fn read(
             quiet += 1;
             if quiet >= QUIET_MAX {
                 quiet = 0;
-                match has_begun_anew(&mut connection, &stream, &cursor).await {
+                match has_begun_anew(&mut connection, &stream, cursor).await {
                     Ok(false) => {}
-                    Ok(true) => BEGINNING.clone_into(&mut cursor),
+                    Ok(true) => BEGINNING.clone_into(cursor),
                     Err(refused) => return refused.into(),
                 }
             }
         }
         for entry in reply.keys.into_iter().flat_map(|key| key.ids).map(Entry::from) {
-            cursor = entry.id;
+            *cursor = entry.id;
             let report = ToCoordinator::Report(entry.envelope.into());
             if let Err(closed) = incoming.room().await.and_then(|()| deliver(incoming, report)) {
                 return closed.into();

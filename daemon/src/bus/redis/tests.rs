@@ -367,3 +367,27 @@ async fn sentinels_are_asked_where_the_server_is() {
     sentinel.kill().unwrap();
     sentinel.wait().unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_noticed_and_reports_of_meanwhile_are_read() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    let up = |message| matches!(message, ToCoordinator::Link(Link::Up(_))).then_some(());
+    is_told(&mut coordinator, "that it is connected", up).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let why = is_told(&mut coordinator, "that nothing answers", |message| match message {
+        ToCoordinator::Link(Link::Down(why)) => Some(why),
+        _ => None,
+    })
+    .await;
+    assert!(why.contains("no answer") || why.contains("does not answer"), "{why}");
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    server.run(&["XADD", "unstale:{default}:reports", "*", "h", "web-1", "e", "meanwhile"]).await;
+    is_told(&mut coordinator, "what was said meanwhile", |message| match message {
+        ToCoordinator::Report(report) if *report == *b"meanwhile" => Some(()),
+        _ => None,
+    })
+    .await;
+}
