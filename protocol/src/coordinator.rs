@@ -171,8 +171,10 @@ pub struct Coordinator {
     partial: bool,
     /// Drains that people took back in this reign.
     released: BTreeSet<DrainId>,
-    /// How many hosts another coordinator expected.
-    hosts_elsewhere: u32,
+    /// How many hosts another coordinator expected; none where it did not know, or nothing was found of it.
+    hosts_elsewhere: Option<u32>,
+    /// Something that another coordinator desired was learned in this life.
+    has_adopted: bool,
     /// Revisions of apps that hosts have followed and that are above those known here.
     highest_revisions: BTreeMap<AppName, Revision>,
     listening: Listening,
@@ -215,7 +217,8 @@ impl Coordinator {
             author: policy.life,
             partial: false,
             released: BTreeSet::new(),
-            hosts_elsewhere: 0,
+            hosts_elsewhere: None,
+            has_adopted: false,
             highest_revisions: BTreeMap::new(),
             listening: Listening::default(),
             policy,
@@ -355,7 +358,7 @@ impl Coordinator {
             probes: self.desired_probes(),
             author: self.author,
             partial: self.partial,
-            hosts: self.expected_count(),
+            hosts: (!self.lost_hosts).then(|| self.expected_count()),
             must: if self.partial { vec![PARTIAL.to_owned()] } else { Vec::new() },
         }
     }

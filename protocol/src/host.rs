@@ -470,7 +470,9 @@ impl Host {
                 match step {
                     Step::Persist(intent) => {
                         let ends_root = slot.action.as_ref().is_none_or(Restart::ends_root);
-                        out.push(Action::Store(vec![Record::Intent { intent, ends_root }]));
+                        // With its pools: a next life must charge it to them while nothing is up in it.
+                        let record = Record::Slot(id.clone(), Some(slot.record.clone()));
+                        out.push(Action::Store(vec![record, Record::Intent { intent, ends_root }]));
                     }
                     Step::Finish(finished) => {
                         let records = slot.finish(id, &finished, &self.desired.apps, now);

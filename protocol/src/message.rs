@@ -48,9 +48,10 @@ pub struct Desired {
     /// Its coordinator may not know all that was desired before: what is drained stays so, though nothing names it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
-    /// How many hosts its coordinator expected when it was written, for a coordinator that takes over.
-    #[serde(default)]
-    pub hosts: u32,
+    /// How many hosts its coordinator expected when it was written, for a coordinator that takes over; `None` where it
+    /// did not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<u32>,
     /// Fields that must not be ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub must: Vec<String>,

@@ -94,8 +94,8 @@ impl Coordinator {
         self.hosts
             .values()
             .map(|host| match &host.report {
-                Some(report) => report.pools.get(pool).map_or(0, |pool| pool.total),
-                None => host.record.pools.get(pool).copied().unwrap_or(0),
+                Some(report) if report.scanned => report.pools.get(pool).map_or(0, |pool| pool.total),
+                _ => host.record.pools.get(pool).copied().unwrap_or(0),
             })
             .sum()
     }

@@ -138,7 +138,7 @@ impl Coordinator {
         if version == self.version && !is_rival {
             if self.standing == Standing::Standby {
                 self.hosts_elsewhere = found.hosts;
-            } else if found.hosts != self.expected_count() {
+            } else if !self.lost_hosts && found.hosts != Some(self.expected_count()) {
                 self.publish_again(now);
             }
             return;
@@ -227,14 +227,16 @@ impl Coordinator {
     /// operator has said how many there are.
     fn doubt_hosts(&mut self, unknown_reign: bool) {
         let known = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
-        if known < self.hosts_elsewhere {
-            self.lost_hosts = true;
-            self.stated_hosts =
-                Some(self.stated_hosts.map_or(self.hosts_elsewhere, |hosts| hosts.max(self.hosts_elsewhere)));
-        } else if self.hosts_elsewhere > 0 {
-            self.knew_hosts = true;
-        } else if unknown_reign && !self.knew_hosts && self.policy.expected_hosts.is_empty() {
-            self.lost_hosts = true;
+        match self.hosts_elsewhere {
+            Some(hosts) if known < hosts => {
+                self.lost_hosts = true;
+                self.stated_hosts = Some(self.stated_hosts.map_or(hosts, |stated| stated.max(hosts)));
+            }
+            Some(_) => self.knew_hosts = true,
+            None => {
+                let is_told_elsewhere = unknown_reign || self.has_adopted;
+                self.lost_hosts |= is_told_elsewhere && !self.knew_hosts && self.policy.expected_hosts.is_empty();
+            }
         }
     }
 
@@ -262,6 +264,7 @@ impl Coordinator {
             records.push(Record::Drain(id.clone(), Some(record.clone())));
         }
         self.partial = found.partial;
+        self.has_adopted = true;
         if found.version() > self.version {
             (self.version, self.author) = (found.version(), found.author);
         }

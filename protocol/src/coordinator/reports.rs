@@ -63,15 +63,19 @@ impl Coordinator {
         let before = host.report.replace(report.clone());
         host.heard_at = Some(now);
         host.heard_after = heard_after;
-        // One that does not understand what is desired does nothing, whoever asks it.
-        if follows || report.unsupported.is_some() {
-            host.heard_in = Some(self.version.epoch);
-        }
+        // One that does not understand what is desired does nothing, whoever asks it. A new life that has not looked yet
+        // does not know what is down.
+        let is_heard = report.scanned && (follows || report.unsupported.is_some());
+        host.heard_in = is_heard.then_some(self.version.epoch);
         if !before.as_ref().is_some_and(|last| says_the_same(last, report)) {
             host.still_since = Some(now);
         }
         let record = HostRecord {
-            pools: report.pools.iter().map(|(name, pool)| (name.clone(), pool.total)).collect(),
+            pools: if report.scanned {
+                report.pools.iter().map(|(name, pool)| (name.clone(), pool.total)).collect()
+            } else {
+                host.record.pools.clone()
+            },
             incarnation: Some(report.incarnation),
             left: report.leaving,
         };

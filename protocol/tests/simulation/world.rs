@@ -1,30 +1,72 @@
 //! The simulated world: what is really up, what really happens, and the laws that must hold.
 
+mod brain;
+mod broker;
+mod clock;
 mod machine;
+mod people;
 
+use self::brain::{Brain, LeaseAnswer};
+use self::broker::{Broker, Write};
+use self::clock::Clock;
+use self::machine::{Answer, Machine, Unit};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use unstale_protocol::coordinator::{
-    Action as CoordinatorAction, Broadcast, Coordinator, CoordinatorPolicy, MaxUnavailable, Outcome,
-    Record as CoordinatorRecord, Terms,
-};
-use unstale_protocol::fingerprint::{Fingerprint, Salt};
-use unstale_protocol::host::{Host, HostPolicy, Record as HostRecord};
-use unstale_protocol::ids::{AppName, HostName, Incarnation, Pid, PoolName, ProcessIdentity, Revision, SlotId};
-use unstale_protocol::message::{Desired, Permit, Upward};
-use unstale_protocol::time::Moment;
+use unstale_protocol::coordinator::{MaxUnavailable, Outcome, Record as CoordinatorRecord};
+use unstale_protocol::fingerprint::Fingerprint;
+use unstale_protocol::ids::{AppName, Epoch, HostName, Pid, PoolName, ProcessIdentity, SlotId};
+
+/// What the coordinators talk through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// Nobody else can lead.
+    Embedded,
+    /// Leases with numbers, and writes that are compared with them.
+    Redis,
+    /// Leases without numbers, and writes that are compared with nothing.
+    Amqp,
+}
+
+/// How the fleet is built. All but the first are known to be unsafe, and the laws must say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Design {
+    Whole,
+    /// Nothing is retained, and nothing is said twice.
+    EventOnly,
+    /// Whatever is written arrives, and agents take what comes.
+    NoFencing,
+    /// The same, but agents refuse lower reigns.
+    EpochOnly,
+    /// Permits end at a moment of the wall clock, which differs between hosts.
+    WallExpiry,
+}
 
 /// What goes wrong, in percent of messages or as switches.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault, and all of them go together")]
 pub(crate) struct Faults {
+    pub(crate) tier: Tier,
+    pub(crate) hosts: usize,
     pub(crate) lost: u32,
     pub(crate) repeated: u32,
     pub(crate) slow: u32,
-    /// Agents and the coordinator are killed and started again.
+    /// Agents and coordinators are killed and started again.
     pub(crate) kills: bool,
-    /// A second and third revision come while the first is under way.
+    /// Coordinators sleep, also between deciding and writing.
+    pub(crate) pauses: bool,
+    /// Of the writes, how many of a hundred wait for the end of such a sleep.
+    pub(crate) stalls: u32,
+    /// Two coordinators; with disks of their own, or one for both.
+    pub(crate) rivals: Option<bool>,
+    /// The broker forgets, goes back and goes away.
+    pub(crate) broker: bool,
+    /// People drain units and give them back.
+    pub(crate) drains: bool,
+    /// All disks of coordinators and all that the broker held is lost once.
+    pub(crate) loses_everything: bool,
+    /// Later revisions come while the first is under way.
     pub(crate) revisions: u64,
     /// New code does not start.
     pub(crate) broken_code: bool,
@@ -32,22 +74,50 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn calm() -> Self {
-        Self { lost: 0, repeated: 0, slow: 0, kills: false, revisions: 1, broken_code: false }
+        Self {
+            tier: Tier::Embedded,
+            hosts: 6,
+            lost: 0,
+            repeated: 0,
+            slow: 0,
+            kills: false,
+            pauses: false,
+            stalls: 1,
+            rivals: None,
+            broker: false,
+            drains: false,
+            loses_everything: false,
+            revisions: 1,
+            broken_code: false,
+        }
     }
 
-    pub(crate) fn everything() -> Self {
-        Self { lost: 10, repeated: 5, slow: 5, kills: true, revisions: 3, broken_code: false }
+    /// A single coordinator over a bus that loses, repeats, delays and reorders.
+    pub(crate) fn one_coordinator() -> Self {
+        Self { lost: 10, repeated: 5, slow: 5, kills: true, drains: true, revisions: 3, ..Self::calm() }
+    }
+
+    /// Everything that can go wrong in a fleet.
+    pub(crate) fn everything(seed: u64) -> Self {
+        Self {
+            tier: if seed.is_multiple_of(2) { Tier::Redis } else { Tier::Amqp },
+            lost: 5,
+            pauses: true,
+            rivals: Some(!seed.is_multiple_of(3)),
+            broker: true,
+            loses_everything: seed.is_multiple_of(10),
+            ..Self::one_coordinator()
+        }
     }
 }
 
 /// Faults stop then; some time later everything must have converged.
-const FAULTS_END_MS: u64 = 8 * 60_000;
-const END_MS: u64 = FAULTS_END_MS + 40 * 60_000;
-const SCAN_INTERVAL_MS: u64 = 2_000;
-const MAX_UNAVAILABLE: u32 = 2;
+const FAULTS_END_MS: u64 = 12 * 60_000;
+const END_MS: u64 = FAULTS_END_MS + 90 * 60_000;
+const UNITS_PER_POOL: u32 = 2;
 
 /// How many units may be unavailable at once in all pools together.
-pub(crate) const BUDGET: u32 = 2 * MAX_UNAVAILABLE;
+pub(crate) const BUDGET: u32 = 2 * UNITS_PER_POOL;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
@@ -55,161 +125,163 @@ enum Happening {
     Tick(usize),
     /// A scan that was asked for.
     Scan(usize),
-    HostTimeout(usize),
-    CoordinatorTimeout,
+    HostTimeout(usize, u64),
+    BrainTimeout(usize, u64),
+    Renew(usize, u64),
     Deliver(Message),
+    /// A write that was decided before a pause.
+    Written(usize, u64, Write),
     Answer(usize, u64, SlotId, Answer),
     Ended(usize, usize),
     BackUp(usize, usize),
-    Broadcast,
+    Broadcast(u64),
     SourceArrives(usize, u64),
-    KillAgent(usize),
+    KillAgent(usize, u64),
     StartAgent(usize),
-    KillCoordinator,
-    StartCoordinator,
+    KillBrain(usize),
+    PauseBrain(usize),
+    StartBrain(usize),
+    BreakBroker,
+    Drain,
+    Undrain,
+    LoseEverything,
+    /// People look whether all that they said is still wanted.
+    MakeUp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Message {
     Up(Vec<u8>),
+    /// The copy of a report or request for one coordinator.
+    UpTo(usize, Vec<u8>),
     Desired(usize, Vec<u8>),
     Permit(usize, Vec<u8>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Answer {
-    Preflight,
-    Stopped,
-    Started,
-    Verified,
-    Ended,
-}
-
-#[derive(Debug)]
-struct Unit {
-    slot: SlotId,
-    pool: PoolName,
-    /// The process, while one is up.
-    root: Option<ProcessIdentity>,
-    loaded: u64,
-    /// Told to stop; ends by itself.
-    stopping: bool,
-    /// Was up and may be brought back.
-    down_by_us: bool,
-    /// Stops per revision that was wanted at the time.
-    stops: BTreeMap<u64, u32>,
-}
-
-#[derive(Debug)]
-struct Machine {
-    name: HostName,
-    agent: Option<Host>,
-    life: u64,
-    started_at: u64,
-    disk: Vec<HostRecord>,
-    source: u64,
-    units: Vec<Unit>,
-    next_timeout: Option<u64>,
+    Write(usize, u64, Write),
+    Leased(usize, u64, LeaseAnswer),
 }
 
 pub(crate) struct World {
     rng: ChaCha8Rng,
     faults: Faults,
+    design: Design,
     now: u64,
     order: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
     app: AppName,
-    coordinator: Option<Coordinator>,
-    coordinator_started_at: u64,
-    coordinator_disk: Vec<CoordinatorRecord>,
-    coordinator_timeout: Option<u64>,
+    brains: Vec<Brain>,
+    lives: u64,
+    disks: Vec<Vec<CoordinatorRecord>>,
+    broker: Broker,
     hosts: Vec<Machine>,
+    /// The newest contents that people have announced; what they hold is a number here.
     announced: u64,
-    retained: Option<Vec<u8>>,
+    /// The highest reign that has granted anything.
+    granted_by: Epoch,
     next_pid: u32,
     stops: u32,
     aborted: bool,
     asked_at: u64,
+    broken: Option<String>,
 }
 
-fn moment(now: u64, started_at: u64) -> Moment {
-    Moment(now - started_at)
+fn digest(contents: u64) -> Fingerprint {
+    Fingerprint([u8::try_from(contents).unwrap_or(0); 32])
 }
 
-fn digest(revision: u64) -> Fingerprint {
-    Fingerprint([u8::try_from(revision).unwrap_or(0); 32])
+fn pool(number: usize) -> PoolName {
+    PoolName::new(format!("shop/celery/{}", number % 2)).unwrap()
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults, design: Design) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let app = AppName::new("shop").unwrap();
-        let hosts = rng.random_range(1..=6);
+        let hosts = if faults.hosts > 6 { faults.hosts } else { rng.random_range(1..=faults.hosts) };
+        let separate = faults.rivals == Some(true);
+        let brains = if faults.rivals.is_some() { 2 } else { 1 };
+        let brains: Vec<Brain> =
+            (0..brains).map(|index| Brain::new(if separate { index } else { 0 }, Clock::random(0, &mut rng))).collect();
         let mut world = Self {
             faults,
+            design,
             now: 0,
             order: 0,
             queue: BinaryHeap::new(),
-            app,
-            coordinator: None,
-            coordinator_started_at: 0,
-            coordinator_disk: Vec::new(),
-            coordinator_timeout: None,
+            app: AppName::new("shop").unwrap(),
+            disks: vec![Vec::new(); brains.len()],
+            brains,
+            lives: 0,
+            broker: Broker::default(),
             hosts: Vec::new(),
             announced: 0,
-            retained: None,
+            granted_by: Epoch(0),
             next_pid: 100,
             stops: 0,
             aborted: false,
             asked_at: 0,
+            broken: None,
             rng,
         };
         for index in 0..hosts {
             let units = world.rng.random_range(1..=4);
             let units = (0..units).map(|number| world.unit(index, number)).collect();
-            world.hosts.push(Machine {
-                name: HostName::new(format!("host-{index}")).unwrap(),
-                agent: None,
-                life: 0,
-                started_at: 0,
-                disk: Vec::new(),
-                source: 0,
-                units,
-                next_timeout: None,
-            });
+            let clock = Clock::random(0, &mut world.rng);
+            let skew = world.rng.random_range(-15_000..=15_000);
+            world.hosts.push(Machine::new(HostName::new(format!("host-{index}")).unwrap(), units, clock, skew));
             world.start_agent(index);
             world.at(index as u64 * 10, Happening::Tick(index));
         }
-        world.start_coordinator();
-        for revision in 1..=world.faults.revisions {
-            let wait = if revision == 1 { 100_000 } else { world.rng.random_range(1_000..120_000) };
-            world.at(wait * revision, Happening::Broadcast);
+        for index in 0..world.brains.len() {
+            world.at(1 + index as u64 * 4_000, Happening::StartBrain(index));
         }
-        if world.faults.kills {
-            for _ in 0..world.rng.random_range(0..6) {
-                let at = world.rng.random_range(0..FAULTS_END_MS);
-                let victim = world.rng.random_range(0..hosts);
-                world.at(at, Happening::KillAgent(victim));
-            }
-            for _ in 0..world.rng.random_range(0..4) {
-                let at = world.rng.random_range(0..FAULTS_END_MS);
-                world.at(at, Happening::KillCoordinator);
-            }
-        }
+        world.schedule();
         world
     }
 
-    fn unit(&mut self, host: usize, number: usize) -> Unit {
-        let pool = PoolName::new(format!("shop/celery/{}", number % 2)).unwrap();
-        Unit {
-            slot: SlotId::new(format!("celery/systemd/w{host}-{number}.service")).unwrap(),
-            pool,
-            root: Some(self.fresh_identity()),
-            loaded: 0,
-            stopping: false,
-            down_by_us: false,
-            stops: BTreeMap::new(),
+    /// Writes down what people do and what goes wrong.
+    fn schedule(&mut self) {
+        for revision in 1..=self.faults.revisions {
+            let wait = if revision == 1 { 100_000 } else { self.rng.random_range(1_000..150_000) };
+            self.at(wait * revision, Happening::Broadcast(revision));
         }
+        let several = |world: &mut Self, most: u32, happening: &dyn Fn(&mut Self) -> Happening| {
+            for _ in 0..world.rng.random_range(0..most) {
+                let at = world.rng.random_range(0..FAULTS_END_MS);
+                let happening = happening(world);
+                world.at(at, happening);
+            }
+        };
+        let brain = |world: &mut Self| world.rng.random_range(0..world.brains.len());
+        if self.faults.kills {
+            let most = u32::try_from(self.hosts.len()).unwrap().max(6);
+            several(self, most, &|world| {
+                let victim = world.rng.random_range(0..world.hosts.len());
+                let longest = if world.rng.random_ratio(1, 8) { 15 * 60_000 } else { 120_000 };
+                Happening::KillAgent(victim, world.rng.random_range(100..longest))
+            });
+            several(self, 5, &|world| Happening::KillBrain(brain(world)));
+        }
+        if self.faults.pauses {
+            several(self, 8, &|world| Happening::PauseBrain(brain(world)));
+        }
+        if self.faults.broker {
+            several(self, 5, &|_| Happening::BreakBroker);
+        }
+        if self.faults.drains {
+            several(self, 4, &|_| Happening::Drain);
+            several(self, 3, &|_| Happening::Undrain);
+        }
+        if self.faults.loses_everything {
+            let at = self.rng.random_range(200_000..FAULTS_END_MS);
+            self.at(at, Happening::LoseEverything);
+        }
+        if self.faults.tier != Tier::Embedded || self.faults.drains {
+            self.at(FAULTS_END_MS, Happening::MakeUp);
+        }
+    }
+
+    fn unit(&mut self, host: usize, number: usize) -> Unit {
+        let slot = SlotId::new(format!("celery/systemd/w{host}-{number}.service")).unwrap();
+        Unit::new(slot, pool(number), self.fresh_identity())
     }
 
     fn fresh_identity(&mut self) -> ProcessIdentity {
@@ -222,45 +294,19 @@ impl World {
         self.queue.push(Reverse((self.now + delay, self.order, happening)));
     }
 
-    fn policy() -> CoordinatorPolicy {
-        let pools = (0..2).map(|number| {
-            (PoolName::new(format!("shop/celery/{number}")).unwrap(), MaxUnavailable::Units(MAX_UNAVAILABLE))
-        });
-        CoordinatorPolicy { pools: pools.collect(), ..CoordinatorPolicy::default() }
-    }
-
-    fn start_coordinator(&mut self) {
-        self.coordinator_started_at = self.now;
-        self.coordinator = Some(Coordinator::new(Self::policy(), self.coordinator_disk.clone(), Moment(0)));
-        self.pump_coordinator();
-    }
-
-    fn start_agent(&mut self, index: usize) {
-        let seed = self.rng.random();
-        let now = self.now;
-        let machine = &mut self.hosts[index];
-        machine.life += 1;
-        machine.started_at = now;
-        let incarnation =
-            Incarnation { counter: machine.life, random: Salt([u8::try_from(machine.life % 256).unwrap(); 16]) };
-        let mut agent =
-            Host::new(machine.name.clone(), incarnation, HostPolicy::default(), machine.disk.clone(), seed, Moment(0));
-        agent.handle_connected(Moment(0));
-        machine.agent = Some(agent);
-        if let Some(bytes) = self.retained.clone() {
-            self.send(&Message::Desired(index, bytes));
-        }
-        self.pump_host(index);
-    }
-
-    fn faulty(&self) -> bool {
+    fn is_faulty(&self) -> bool {
         self.now < FAULTS_END_MS
+    }
+
+    fn broke(&mut self, law: &str) {
+        let now = self.now;
+        self.broken.get_or_insert_with(|| format!("at {now} ms {law}"));
     }
 
     fn send(&mut self, message: &Message) {
         let (lost, repeated, slow) =
-            if self.faulty() { (self.faults.lost, self.faults.repeated, self.faults.slow) } else { (0, 0, 0) };
-        if self.rng.random_ratio(lost, 100) {
+            if self.is_faulty() { (self.faults.lost, self.faults.repeated, self.faults.slow) } else { (0, 0, 0) };
+        if self.broker.is_down(self.now) || self.rng.random_ratio(lost, 100) {
             return;
         }
         for _ in 0..=u32::from(self.rng.random_ratio(repeated, 100)) {
@@ -270,204 +316,124 @@ impl World {
         }
     }
 
-    fn pump_coordinator(&mut self) {
-        while let Some(action) = self.coordinator.as_mut().and_then(Coordinator::poll_action) {
-            match action {
-                CoordinatorAction::Store(records) => self.coordinator_disk.extend(records),
-                CoordinatorAction::Publish(desired) => {
-                    let bytes = serde_json::to_vec(&desired).unwrap();
-                    self.retained = Some(bytes.clone());
-                    for index in 0..self.hosts.len() {
-                        self.send(&Message::Desired(index, bytes.clone()));
-                    }
-                }
-                CoordinatorAction::Grant(permit) => {
-                    let index = self.hosts.iter().position(|host| host.name == permit.host).unwrap();
-                    self.send(&Message::Permit(index, serde_json::to_vec(&permit).unwrap()));
-                }
-            }
+    fn deliver(&mut self, message: Message) {
+        let sleeps = match &message {
+            Message::UpTo(index, _) | Message::Leased(index, ..) => self.sleeps(*index),
+            _ => None,
+        };
+        if let Some(rest) = sleeps {
+            return self.at(rest, Happening::Deliver(message));
         }
-        let due = self.coordinator.as_ref().and_then(Coordinator::poll_timeout);
-        if let Some(at) = due.map(|at| at.0 + self.coordinator_started_at)
-            && self.coordinator_timeout != Some(at)
-        {
-            assert!(at > self.now, "the driver would spin: {at} at {}", self.now);
-            self.coordinator_timeout = Some(at);
-            self.at(at - self.now, Happening::CoordinatorTimeout);
-        }
-    }
-
-    fn deliver(&mut self, message: &Message) {
         match message {
             Message::Up(bytes) => {
-                let now = moment(self.now, self.coordinator_started_at);
-                let Some(coordinator) = self.coordinator.as_mut() else { return };
-                match serde_json::from_slice(bytes).unwrap() {
-                    Upward::Report(report) => coordinator.handle_report(&report, now),
-                    Upward::Ask(ask) => coordinator.handle_ask(&ask, now),
-                    Upward::Unknown => unreachable!(),
-                }
-                self.pump_coordinator();
+                (0..self.brains.len()).for_each(|index| self.send(&Message::UpTo(index, bytes.clone())));
             }
-            Message::Desired(index, bytes) => {
-                let machine = &mut self.hosts[*index];
-                let now = moment(self.now, machine.started_at);
-                let Some(agent) = machine.agent.as_mut() else { return };
-                let desired: Desired = serde_json::from_slice(bytes).unwrap();
-                agent.handle_desired(&desired, now);
-                self.pump_host(*index);
-            }
-            Message::Permit(index, bytes) => {
-                let machine = &mut self.hosts[*index];
-                let now = moment(self.now, machine.started_at);
-                let Some(agent) = machine.agent.as_mut() else { return };
-                let permit: Permit = serde_json::from_slice(bytes).unwrap();
-                agent.handle_permit(&permit, now);
-                self.pump_host(*index);
-            }
+            Message::UpTo(index, bytes) => self.hear(index, &bytes),
+            Message::Desired(index, bytes) => self.desire(index, &bytes),
+            Message::Permit(index, bytes) => self.permit(index, &bytes),
+            Message::Write(index, life, write) => self.written(index, life, &write),
+            Message::Leased(index, life, answer) => self.leased(index, life, &answer),
         }
     }
 
     fn happen(&mut self, happening: Happening) {
+        let sleeps = match &happening {
+            Happening::BrainTimeout(index, _) | Happening::Renew(index, _) => self.sleeps(*index),
+            _ => None,
+        };
+        if let Some(rest) = sleeps {
+            return self.at(rest, happening);
+        }
         match happening {
             Happening::Tick(index) => {
                 self.scan(index);
-                self.at(SCAN_INTERVAL_MS, Happening::Tick(index));
+                self.at(machine::SCAN_INTERVAL_MS, Happening::Tick(index));
             }
             Happening::Scan(index) => self.scan(index),
-            Happening::HostTimeout(index) => {
-                let machine = &mut self.hosts[index];
-                machine.next_timeout = None;
-                let now = moment(self.now, machine.started_at);
-                if let Some(agent) = machine.agent.as_mut() {
-                    agent.handle_timeout(now);
-                    let next = agent.poll_timeout();
-                    assert!(next.is_none_or(|next| next > now), "the driver would spin: {next:?} at {now:?}");
-                }
-                self.pump_host(index);
+            Happening::HostTimeout(index, life) => self.host_timeout(index, life),
+            Happening::BrainTimeout(index, life) => self.brain_timeout(index, life),
+            Happening::Renew(index, life) => self.renew(index, life),
+            Happening::Deliver(message) => self.deliver(message),
+            Happening::Written(index, life, write) => {
+                self.write(index, life, write);
+                self.pump_brain(index);
             }
-            Happening::CoordinatorTimeout => {
-                self.coordinator_timeout = None;
-                let now = moment(self.now, self.coordinator_started_at);
-                if let Some(coordinator) = self.coordinator.as_mut() {
-                    coordinator.handle_timeout(now);
-                }
-                self.pump_coordinator();
-            }
-            Happening::Deliver(message) => self.deliver(&message),
             Happening::Answer(index, life, slot, answer) => {
                 if self.hosts[index].life == life {
                     self.answer(index, &slot, answer);
                 }
             }
-            Happening::Ended(index, number) => {
-                let unit = &mut self.hosts[index].units[number];
-                unit.root = None;
-                unit.stopping = false;
-                let slot = unit.slot.clone();
-                self.answer(index, &slot, Answer::Ended);
-            }
-            Happening::BackUp(index, number) => {
-                let root = self.fresh_identity();
+            Happening::Ended(index, number) => self.ended(index, number),
+            Happening::BackUp(index, number) => self.back_up(index, number),
+            Happening::Broadcast(contents) => self.broadcast(contents),
+            Happening::SourceArrives(index, contents) => {
                 let machine = &mut self.hosts[index];
-                let unit = &mut machine.units[number];
-                if unit.root.is_none() {
-                    unit.root = Some(root);
-                    unit.loaded = machine.source;
-                    unit.down_by_us = false;
-                }
-            }
-            Happening::Broadcast => self.broadcast(),
-            Happening::SourceArrives(index, revision) => {
-                let machine = &mut self.hosts[index];
-                machine.source = machine.source.max(revision);
+                machine.source = machine.source.max(contents);
                 self.at(50, Happening::Scan(index));
             }
-            Happening::KillAgent(index) => {
+            Happening::KillAgent(index, pause) => {
                 if self.hosts[index].agent.take().is_some() {
-                    let pause = self.rng.random_range(100..120_000);
                     self.at(pause, Happening::StartAgent(index));
                 }
             }
             Happening::StartAgent(index) => self.start_agent(index),
-            Happening::KillCoordinator => {
-                if self.coordinator.take().is_some() {
-                    let pause = self.rng.random_range(100..60_000);
-                    self.at(pause, Happening::StartCoordinator);
+            Happening::KillBrain(index) => self.kill_brain(index),
+            Happening::PauseBrain(index) => self.pause_brain(index),
+            Happening::StartBrain(index) => self.start_brain(index),
+            Happening::BreakBroker => self.break_broker(),
+            Happening::Drain => self.drain(),
+            Happening::Undrain => self.undrain(false),
+            Happening::LoseEverything => {
+                self.lose_everything();
+                self.at(300_000, Happening::MakeUp);
+            }
+            Happening::MakeUp => {
+                self.make_up();
+                if !self.is_faulty() {
+                    self.undrain(true);
+                    self.at(60_000, Happening::MakeUp);
                 }
             }
-            Happening::StartCoordinator => self.start_coordinator(),
         }
     }
 
-    fn broadcast(&mut self) {
-        if self.coordinator.is_none() {
-            self.at(5_000, Happening::Broadcast);
-            return;
-        }
-        self.announced += 1;
-        let revision = self.announced;
-        let broadcast = Broadcast {
-            app: self.app.clone(),
-            manifest: digest(revision),
-            fingerprint: digest(revision),
-            terms: Terms::default(),
-            asked_by: "simulation".into(),
-            message: None,
-            meta: BTreeMap::new(),
-            at_ms: 0,
-        };
-        let now = moment(self.now, self.coordinator_started_at);
-        if let Some(coordinator) = self.coordinator.as_mut() {
-            let accepted = coordinator.handle_broadcast(&broadcast, now).unwrap();
-            assert_eq!(accepted.revision, Revision(revision));
-        }
-        self.pump_coordinator();
-        for index in 0..self.hosts.len() {
-            let pause = self.rng.random_range(0..30_000);
-            self.at(pause, Happening::SourceArrives(index, revision));
-        }
-    }
-
-    fn check_laws(&self) -> Result<(), String> {
-        let mut down: BTreeMap<&PoolName, u32> = BTreeMap::new();
-        let mut total: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    /// A unit has just been told to stop: only that takes one away.
+    fn check_budget(&mut self) {
+        let mut away: BTreeMap<&PoolName, (u32, u32)> = BTreeMap::new();
         for unit in self.hosts.iter().flat_map(|host| &host.units) {
-            *total.entry(&unit.pool).or_default() += 1;
-            *down.entry(&unit.pool).or_default() += u32::from(unit.root.is_none() || unit.stopping);
+            let (down, total) = away.entry(&unit.pool).or_default();
+            *total += 1;
+            *down += u32::from(unit.root.is_none() || unit.stopping);
         }
-        for (pool, down) in down {
-            let limit = MaxUnavailable::Units(MAX_UNAVAILABLE).of(total[pool]);
-            if down > limit {
-                return Err(format!("at {} ms {down} units of {pool} are unavailable; {limit} are allowed", self.now));
-            }
+        let exceeded = away.into_iter().find_map(|(pool, (down, total))| {
+            let limit = MaxUnavailable::Units(UNITS_PER_POOL).of(total);
+            (down > limit).then(|| format!("{down} units of {pool} are unavailable; {limit} are allowed"))
+        });
+        if let Some(law) = exceeded {
+            self.broke(&law);
         }
-        for unit in self.hosts.iter().flat_map(|host| &host.units) {
-            if let Some((revision, stops)) = unit.stops.iter().find(|(_, stops)| **stops > 1) {
-                return Err(format!("{} was stopped {stops} times for revision {revision}", unit.slot));
-            }
-        }
-        Ok(())
     }
 
     fn advance(&mut self) -> Result<bool, String> {
         let Some(Reverse((at, _, happening))) = self.queue.pop() else { return Ok(false) };
         self.now = at;
         self.happen(happening);
-        self.check_laws()?;
-        Ok(true)
+        self.broken.take().map_or(Ok(true), Err)
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        let now = moment(self.now, self.coordinator_started_at);
-        let status = self.coordinator.as_ref()?.status(&self.app, Revision(self.announced), now)?;
-        Some(status.outcome)
+        let brain = &self.brains[self.leader()?];
+        let machine = brain.machine.as_ref()?;
+        let (_, revision) = machine.apps().find(|(name, _)| **name == self.app)?;
+        let status = machine.status(&self.app, revision, brain.clock.read(self.now))?;
+        (status.record.manifest == digest(self.announced)).then_some(status.outcome)
     }
 
-    /// Tells, at most once a second, whether it is time to ask how the rollout stands.
+    /// Tells, every few seconds, whether it is time to ask how the rollout stands.
     fn is_time_to_ask(&mut self) -> bool {
-        let is_quiet = self.announced == self.faults.revisions && !(self.faulty() && self.faults.kills);
-        let is_time = is_quiet && self.now >= self.asked_at + 1_000;
+        let has_faults = self.faults.kills || self.faults.broker;
+        let is_quiet = self.announced == self.faults.revisions && !(self.is_faulty() && has_faults);
+        let is_time = is_quiet && self.now >= self.asked_at + 2_000;
         if is_time {
             self.asked_at = self.now;
         }
@@ -477,20 +443,28 @@ impl World {
     pub(crate) fn run(mut self) -> Result<(), String> {
         while self.now < END_MS && self.advance()? {
             if self.is_time_to_ask() && self.outcome() == Some(Outcome::Converged) {
-                return self.check_converged();
+                self.check_converged()?;
+                if self.down().is_none() {
+                    return Ok(());
+                }
             }
         }
-        Err(format!("not converged in time: {:?}", self.outcome()))
+        let down = self.down().map(|unit| &unit.slot);
+        Err(format!("not converged in time: {:?}, {:?} leads, {down:?} is down", self.outcome(), self.leader()))
     }
 
     /// *Converged* was said: it must be true of every unit in the world.
     fn check_converged(&self) -> Result<(), String> {
         for unit in self.hosts.iter().flat_map(|host| &host.units) {
             if unit.root.is_some() && unit.loaded != self.announced {
-                return Err(format!("said to be converged, but {} holds revision {}", unit.slot, unit.loaded));
+                return Err(format!("said to be converged, but {} holds {}", unit.slot, unit.loaded));
             }
         }
         Ok(())
+    }
+
+    fn down(&self) -> Option<&Unit> {
+        self.hosts.iter().flat_map(|host| &host.units).find(|unit| unit.root.is_none())
     }
 
     pub(crate) fn run_until_halted(&mut self) -> Result<u32, String> {
@@ -505,10 +479,11 @@ impl World {
     pub(crate) fn run_with_abort(mut self) -> Result<(), String> {
         let abort_at = 100_000 + self.rng.random_range(100..60_000);
         while self.now < abort_at && self.advance()? {}
-        let coordinator = self.coordinator.as_mut().ok_or("no coordinator")?;
-        let now = moment(self.now, self.coordinator_started_at);
-        coordinator.handle_abort(&self.app, None, "simulation", now).map_err(|error| error.to_string())?;
-        self.pump_coordinator();
+        let index = self.leader().ok_or("no coordinator")?;
+        let (app, now) = (self.app.clone(), self.brains[index].clock.read(self.now));
+        let machine = self.brains[index].machine.as_mut().ok_or("no coordinator")?;
+        machine.handle_abort(&app, None, "simulation", now).map_err(|error| error.to_string())?;
+        self.pump_brain(index);
         let settled = self.now + 1_000;
         while self.now < settled && self.advance()? {}
         self.aborted = true;
@@ -516,7 +491,7 @@ impl World {
         if self.outcome() != Some(Outcome::Aborted) {
             return Err(format!("{:?}", self.outcome()));
         }
-        match self.hosts.iter().flat_map(|host| &host.units).find(|unit| unit.root.is_none()) {
+        match self.down() {
             Some(unit) => Err(format!("{} was left down", unit.slot)),
             None => Ok(()),
         }
