@@ -9,7 +9,9 @@ mod people;
 mod probe;
 mod record;
 mod reports;
+mod requests;
 mod status;
+mod tally;
 
 pub use lead::{Leadership, Lease, Standing};
 pub use probe::{PROBES_MAX, ProbeHost, ProbeStatus};
@@ -25,8 +27,10 @@ use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, PARTIAL, Per
 use crate::time::Moment;
 use lead::Listening;
 use probe::Open;
+use requests::Requests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+use tally::Tally;
 
 /// What may differ between deployments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +144,11 @@ struct Host {
 }
 
 impl Host {
+    /// Tells whether it has said in this life of the coordinator what is up there: a new agent first has to look.
+    fn has_spoken(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.scanned)
+    }
+
     /// Tells whether anything was under way there when it was last heard.
     fn is_acting(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.slots.iter().any(|slot| slot.phase.is_acting()))
@@ -190,7 +199,10 @@ pub struct Coordinator {
     next_probe: u64,
     permits: BTreeMap<(HostName, SlotId), PermitRecord>,
     hosts: BTreeMap<HostName, Host>,
-    pending: BTreeMap<(HostName, SlotId), Pending>,
+    requests: Requests,
+    tally: Tally,
+    /// Whether anything could be granted when it was last decided.
+    could_grant: bool,
     /// The disk lost the list of hosts: no grants until an operator says how many there are.
     lost_hosts: bool,
     /// How many hosts an operator said the fleet has.
@@ -232,7 +244,9 @@ impl Coordinator {
             next_probe: 1,
             permits: BTreeMap::new(),
             hosts: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            requests: Requests::default(),
+            tally: Tally::default(),
+            could_grant: false,
             lost_hosts: false,
             stated_hosts: None,
             published_at: now,
@@ -290,7 +304,8 @@ impl Coordinator {
         let last = self.version.generation.max(self.seen.generation);
         self.version = Version { epoch, generation: last.next() };
         self.author = self.policy.life;
-        self.pending.clear();
+        self.requests.clear();
+        self.count_all_again();
         self.released.clear();
         self.publish(vec![]);
     }
@@ -366,11 +381,11 @@ impl Coordinator {
     /// Takes a request for permits.
     pub fn handle_ask(&mut self, ask: &Ask, now: Moment) {
         self.expire(now);
-        self.pending.retain(|(host, _), _| *host != ask.host);
+        self.requests.remove_host(&ask.host);
         if self.standing != Standing::Standby && ask.version == self.version {
             for want in &ask.wants {
                 let pending = Pending { nonce: ask.nonce, version: ask.version, want: want.clone(), received_at: now };
-                self.pending.insert((ask.host.clone(), want.slot.clone()), pending);
+                self.requests.insert((ask.host.clone(), want.slot.clone()), pending);
             }
         }
         self.review(now);
@@ -393,7 +408,7 @@ impl Coordinator {
     /// lease ends, or a dry run is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let wait = self.reign_at.after(self.policy.takeover_wait);
-        let granting = (!self.pending.is_empty() && wait > self.reviewed_at).then_some(wait);
+        let granting = (!self.requests.is_empty() && wait > self.reviewed_at).then_some(wait);
         let lease = match self.standing {
             Standing::Leading { until } => Some(until),
             Standing::Sole | Standing::Standby => None,

@@ -130,6 +130,13 @@ text_id!(
     DrainId, check_derived
 );
 
+impl SlotId {
+    /// Returns what sorts before every slot.
+    pub(crate) fn first() -> Self {
+        Self(String::new())
+    }
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -10,6 +10,8 @@ mod coordinator;
 mod fleet;
 #[path = "properties/host.rs"]
 mod host;
+#[path = "properties/reign.rs"]
+mod reign;
 #[path = "properties/restart.rs"]
 mod restart;
 #[path = "properties/site.rs"]

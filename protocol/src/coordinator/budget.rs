@@ -1,6 +1,7 @@
 //! Permits: who may act now. Budget is counted from what is outstanding, what hosts report, and what is not known.
 
 use super::record::{MaxUnavailable, PermitRecord, Record};
+use super::requests::Key;
 use super::{Action, Coordinator, Event, Host, Pending};
 use crate::ids::{HostName, PoolName, SlotId};
 use crate::message::{Mode, Permit, Phase, Purpose};
@@ -11,16 +12,41 @@ impl Coordinator {
     /// Grants what may be granted now.
     pub(super) fn review(&mut self, now: Moment) {
         self.reviewed_at = now;
-        self.pending.retain(|_, pending| now.since(pending.received_at) < self.policy.ask_lifetime);
-        if !self.may_grant(now) {
+        self.requests.expire(self.policy.ask_lifetime, now);
+        let can_grant = self.may_grant(now);
+        if can_grant && !self.could_grant {
+            self.requests.look_again_at_all();
+        }
+        self.could_grant = can_grant;
+        let fresh = self.requests.take_fresh();
+        let changed = self.requests.take_changed();
+        if !can_grant {
             return;
         }
-        let waiting: Vec<_> = self.pending.keys().cloned().collect();
-        for key in waiting {
-            let Some(pending) = self.pending.get(&key).cloned() else { continue };
-            if self.is_grantable(&key.0, &key.1, &pending) {
-                self.grant(key, pending);
-            }
+        for key in fresh {
+            self.try_grant(&key);
+        }
+        for pool in changed {
+            self.fill(&pool);
+        }
+        // What was granted just now has left less room, not more.
+        drop(self.requests.take_changed());
+    }
+
+    /// Grants what waits in a pool while it has room.
+    fn fill(&mut self, pool: &PoolName) {
+        let mut last = None;
+        while self.used(pool) < self.most(pool) {
+            let Some(key) = self.requests.next_in(pool, last.as_ref()) else { return };
+            self.try_grant(&key);
+            last = Some(key);
+        }
+    }
+
+    fn try_grant(&mut self, key: &Key) {
+        let Some(pending) = self.requests.get(key).cloned() else { return };
+        if self.is_grantable(&key.0, &key.1, &pending) {
+            self.grant(key.clone(), pending);
         }
     }
 
@@ -38,7 +64,7 @@ impl Coordinator {
     }
 
     fn heard(&self) -> u32 {
-        u32::try_from(self.hosts.values().filter(|host| host.report.is_some()).count()).unwrap_or(u32::MAX)
+        u32::try_from(self.hosts.values().filter(|host| host.has_spoken()).count()).unwrap_or(u32::MAX)
     }
 
     /// Tells whether the host was heard to follow this reign: it takes no other's permits since, and what it said
@@ -89,32 +115,29 @@ impl Coordinator {
             .unwrap_or_else(|| configured.of(total))
     }
 
+    /// Returns how many units of the pool may be unavailable for whatever purpose.
+    fn most(&self, pool: &PoolName) -> u32 {
+        let total = self.total(pool);
+        let configured = self.policy.pools.get(pool).copied().unwrap_or(MaxUnavailable::DEFAULT);
+        let stated =
+            self.rollouts.values().filter_map(|revisions| revisions.values().next_back()?.terms.max_unavailable);
+        stated.chain([configured]).map(|limit| limit.of(total)).max().unwrap_or(0)
+    }
+
     /// Returns how many units the pool has, as far as anybody said.
     pub(super) fn total(&self, pool: &PoolName) -> u32 {
-        self.hosts
-            .values()
-            .map(|host| match &host.report {
-                Some(report) if report.scanned => report.pools.get(pool).map_or(0, |pool| pool.total),
-                _ => host.record.pools.get(pool).copied().unwrap_or(0),
-            })
-            .sum()
+        self.tally.pool(pool).total
     }
 
     /// Returns how much of the pool's budget is in use: permits outstanding, units reported down or acting,
     /// and the last-known units of hosts not heard from since this reign began.
     pub(super) fn used(&self, pool: &PoolName) -> u32 {
-        let mut hosts: BTreeSet<&HostName> = self.hosts.keys().collect();
-        hosts.extend(self.permits.keys().map(|(host, _)| host));
-        hosts.into_iter().map(|name| self.used_by(name, self.hosts.get(name), pool)).sum()
+        self.tally.pool(pool).used
     }
 
-    fn used_by(&self, name: &HostName, host: Option<&Host>, pool: &PoolName) -> u32 {
-        let permits: BTreeSet<&SlotId> = self
-            .permits
-            .iter()
-            .filter(|((holder, _), permit)| holder == name && permit.pools.contains(pool))
-            .map(|((_, slot), _)| slot)
-            .collect();
+    pub(super) fn used_by(&self, name: &HostName, host: Option<&Host>, pool: &PoolName) -> u32 {
+        let permits: BTreeSet<&SlotId> =
+            self.permits_of(name).filter(|(_, permit)| permit.pools.contains(pool)).map(|(slot, _)| slot).collect();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let Some(report) = host.filter(|host| self.is_heard(host)).and_then(|host| host.report.as_ref()) else {
             let last_known = host.and_then(|host| host.record.pools.get(pool)).copied().unwrap_or(0);
@@ -138,6 +161,9 @@ impl Coordinator {
             let Some(canary) = rollout.terms.canary else { return true };
             pending.want.pools.iter().all(|pool| {
                 let verified = rollout.verified.get(pool).copied().unwrap_or(0);
+                if verified >= canary {
+                    return true;
+                }
                 let outstanding = self
                     .permits
                     .values()
@@ -146,13 +172,13 @@ impl Coordinator {
                             && matches!(&permit.purpose, Purpose::Restart(apps) if apps.get(app) == Some(revision))
                     })
                     .count();
-                verified >= canary || (verified as usize + outstanding) < canary as usize
+                (verified as usize + outstanding) < canary as usize
             })
         })
     }
 
     fn grant(&mut self, key: (HostName, SlotId), pending: Pending) {
-        self.pending.remove(&key);
+        self.requests.remove(&key);
         let Pending { nonce, version, want, .. } = pending;
         let permit = PermitRecord {
             identity: want.identity,
@@ -184,7 +210,9 @@ impl Coordinator {
             purpose: want.purpose,
             must: Vec::new(),
         }));
+        let name = key.0.clone();
         self.permits.insert(key, permit);
+        self.count_again(&name);
     }
 }
 

@@ -182,7 +182,7 @@ impl Coordinator {
 
     fn stand_down(&mut self, because: &str) {
         self.standing = Standing::Standby;
-        self.pending.clear();
+        self.requests.clear();
         self.probes.clear();
         self.actions.push_back(Action::Store(vec![reign_event("stood down", because)]));
     }
@@ -227,12 +227,13 @@ impl Coordinator {
     /// operator has said how many there are.
     fn doubt_hosts(&mut self, unknown_reign: bool) {
         let known = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
-        match self.hosts_elsewhere {
+        // A count that is older than what was desired last says little.
+        match self.hosts_elsewhere.filter(|_| !unknown_reign) {
             Some(hosts) if known < hosts => {
                 self.lost_hosts = true;
                 self.stated_hosts = Some(self.stated_hosts.map_or(hosts, |stated| stated.max(hosts)));
             }
-            Some(_) => self.knew_hosts = true,
+            Some(hosts) => self.knew_hosts |= hosts > 0,
             None => {
                 let is_told_elsewhere = unknown_reign || self.has_adopted;
                 self.lost_hosts |= is_told_elsewhere && !self.knew_hosts && self.policy.expected_hosts.is_empty();

@@ -156,7 +156,7 @@ impl Coordinator {
         because.clone_into(&mut rollout.mode_because);
         let record = rollout.clone();
         self.next_generation();
-        self.pending.clear();
+        self.requests.clear();
         self.publish(vec![Record::Rollout(app.clone(), record), event(what, app, revision, because)]);
         Ok(revision)
     }
@@ -225,12 +225,13 @@ impl Coordinator {
             return Err(Refused::NoHost(name.clone()));
         }
         let mut records = vec![Record::Host(name.clone(), None)];
-        let held: Vec<_> = self.permits.keys().filter(|(host, _)| host == name).cloned().collect();
+        let held: Vec<_> = self.permits_of(name).map(|(slot, _)| (name.clone(), slot.clone())).collect();
         for key in held {
             self.permits.remove(&key);
             records.push(Record::Permit(key.0, key.1, None));
         }
-        self.pending.retain(|(host, _), _| host != name);
+        self.requests.remove_host(name);
+        self.count_again(name);
         self.actions.push_back(Action::Store(records));
         self.complete(now);
         self.review(now);

@@ -4,7 +4,7 @@ use super::budget::first_app;
 use super::record::{Event, HostRecord, PermitRecord, Record};
 use super::{Action, Coordinator, Standing, event};
 use crate::host::PERMIT_LIFETIME;
-use crate::ids::{AppName, HostName, Revision, SlotId};
+use crate::ids::{AppName, HostName, PoolName, Revision, SlotId, Version};
 use crate::message::{DoneResult, Mode, Phase, Purpose, Report, SlotReport};
 use crate::time::Moment;
 use std::collections::BTreeMap;
@@ -16,7 +16,12 @@ impl Coordinator {
         if !self.is_news(report) {
             return;
         }
-        if report.accepted > self.version || self.is_rival(report.accepted, report.author) {
+        if self.is_rival(report.accepted, report.author) {
+            self.partial = true;
+            // What a rival desired under this number is not known here, however low its version.
+            let generation = self.version.generation.next().max(report.accepted.generation);
+            self.learn_of_later_reign(Version { generation, ..report.accepted }, now);
+        } else if report.accepted > self.version {
             self.partial = true;
             self.learn_of_later_reign(report.accepted, now);
         } else if report.accepted < self.version {
@@ -24,6 +29,8 @@ impl Coordinator {
         }
         let mut records = self.take_in(report, now);
         self.free_permits(report, &mut records);
+        self.count_again(&report.host);
+        self.requests.look_again_at(&report.host);
         if !records.is_empty() {
             self.actions.push_back(Action::Store(records));
         }
@@ -71,11 +78,7 @@ impl Coordinator {
             host.still_since = Some(now);
         }
         let record = HostRecord {
-            pools: if report.scanned {
-                report.pools.iter().map(|(name, pool)| (name.clone(), pool.total)).collect()
-            } else {
-                host.record.pools.clone()
-            },
+            pools: pools_of(report, &host.record.pools),
             incarnation: Some(report.incarnation),
             left: report.leaving,
         };
@@ -91,7 +94,7 @@ impl Coordinator {
     /// an agent clock past the nonce's life. Never by a timer.
     fn free_permits(&mut self, report: &Report, records: &mut Vec<Record>) {
         let slots: BTreeMap<&SlotId, &SlotReport> = report.slots.iter().map(|slot| (&slot.slot, slot)).collect();
-        let held: Vec<_> = self.permits.keys().filter(|(host, _)| *host == report.host).cloned().collect();
+        let held: Vec<_> = self.permits_of(&report.host).map(|(slot, _)| (report.host.clone(), slot.clone())).collect();
         for key in held {
             let Some(permit) = self.permits.get(&key) else { continue };
             let slot = slots.get(&key.1).copied();
@@ -117,6 +120,7 @@ impl Coordinator {
             if rollout.terms.canary.is_none() {
                 continue;
             }
+            self.requests.look_again(permit.pools.clone());
             for pool in &permit.pools {
                 let verified = rollout.verified.entry(pool.clone()).or_default();
                 *verified = verified.saturating_add(1);
@@ -152,6 +156,19 @@ impl Coordinator {
             }
         }
     }
+}
+
+/// Returns how many units the host has in each pool. One that has not looked yet only remembers some of them.
+fn pools_of(report: &Report, known: &BTreeMap<PoolName, u32>) -> BTreeMap<PoolName, u32> {
+    let mut pools: BTreeMap<PoolName, u32> =
+        report.pools.iter().map(|(name, pool)| (name.clone(), pool.total)).collect();
+    if !report.scanned {
+        for (name, total) in known {
+            let said = pools.entry(name.clone()).or_default();
+            *said = (*said).max(*total);
+        }
+    }
+    pools
 }
 
 fn is_over(permit: &PermitRecord, slot: Option<&SlotReport>, report: &Report) -> bool {

@@ -219,6 +219,10 @@ impl Coordinator {
         if !knows_fleet && now.since(self.started_at) < self.policy.first_wait {
             return Outcome::InProgress("waiting for hosts to report".into());
         }
+        if self.lost_hosts {
+            let why = "the list of hosts was lost: say how many there are with `unstale resume --hosts N`";
+            return Outcome::InProgress(why.into());
+        }
         let mut silent = Vec::new();
         let mut open = Vec::new();
         let mut unproven = Vec::new();

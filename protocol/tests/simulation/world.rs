@@ -13,10 +13,10 @@ use self::machine::{Answer, Machine, Unit};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use unstale_protocol::coordinator::{MaxUnavailable, Outcome, Record as CoordinatorRecord};
 use unstale_protocol::fingerprint::Fingerprint;
-use unstale_protocol::ids::{AppName, Epoch, HostName, Pid, PoolName, ProcessIdentity, SlotId};
+use unstale_protocol::ids::{AppName, DrainId, Epoch, HostName, Pid, PoolName, ProcessIdentity, SlotId};
 
 /// What the coordinators talk through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +181,8 @@ pub(crate) struct World {
     stops: u32,
     aborted: bool,
     asked_at: u64,
+    /// Drains that people have taken back.
+    taken_back: BTreeSet<DrainId>,
     broken: Option<String>,
 }
 
@@ -218,6 +220,7 @@ impl World {
             stops: 0,
             aborted: false,
             asked_at: 0,
+            taken_back: BTreeSet::new(),
             broken: None,
             rng,
         };

@@ -251,7 +251,8 @@ impl Fleet {
         }
         let knows_fleet = book.knew_hosts || !self.policy.expected_hosts.is_empty();
         let has_waited = knows_fleet || self.now - book.led_since >= 70_000;
-        let is_proven = wanted.mode == Mode::Run && all_proven && silent.is_empty() && fresh > 0 && has_waited;
+        let is_proven =
+            wanted.mode == Mode::Run && all_proven && silent.is_empty() && fresh > 0 && has_waited && !book.lost;
         if is_proven != (status.outcome == Outcome::Converged) {
             self.broke(Law::Verdict, format!("{name} is {:?}; proven: {is_proven}", status.outcome));
         }

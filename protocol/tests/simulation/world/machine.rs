@@ -37,8 +37,6 @@ pub(super) struct Unit {
     pub(super) stopping: bool,
     /// Stopped and kept down by its supervisor.
     held: bool,
-    /// No drain of it is wanted.
-    pub(super) is_given_back: bool,
     /// Restarts per contents that were wanted at the time.
     restarts: BTreeMap<u64, u32>,
 }
@@ -46,7 +44,7 @@ pub(super) struct Unit {
 impl Unit {
     pub(super) fn new(slot: SlotId, pool: PoolName, root: ProcessIdentity) -> Self {
         let restarts = BTreeMap::new();
-        Self { slot, pool, root: Some(root), loaded: 0, stopping: false, held: false, is_given_back: true, restarts }
+        Self { slot, pool, root: Some(root), loaded: 0, stopping: false, held: false, restarts }
     }
 }
 
@@ -229,8 +227,13 @@ impl World {
                 }
             }
             Step::Start => {
-                let unit = &mut self.hosts[index].units[number];
-                if unit.held && !unit.is_given_back {
+                let machine = &mut self.hosts[index];
+                let intent = machine.agent.as_ref().and_then(|agent| agent.intent(slot));
+                let is_taken_back = intent.is_some_and(
+                    |intent| matches!(&intent.purpose, Purpose::Drain(id) if self.taken_back.contains(id)),
+                );
+                let unit = &mut machine.units[number];
+                if unit.held && !is_taken_back {
                     let law = format!("{slot} is started although it is to stay drained");
                     self.broke(&law);
                 } else if unit.root.is_none() && !self.faults.broken_code {

@@ -54,7 +54,6 @@ impl World {
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut() else { return };
         if machine.handle_drain(vec![record], now).is_ok() {
-            self.hosts[host].units[number].is_given_back = false;
             self.pump_brain(index);
         }
     }
@@ -70,11 +69,7 @@ impl World {
             if machine.handle_undrain(&drain.id, now).is_err() {
                 continue;
             }
-            let units = self.hosts.iter_mut().filter(|host| host.name == drain.record.host);
-            let unit = units.flat_map(|host| &mut host.units).find(|unit| unit.slot == drain.record.slot);
-            if let Some(unit) = unit {
-                unit.is_given_back = true;
-            }
+            self.taken_back.insert(drain.id.clone());
         }
         self.pump_brain(index);
     }

@@ -1,0 +1,106 @@
+//! What the pools of the fleet have and what of it is in use, host by host, so that no decision walks the fleet.
+
+use super::{Coordinator, Host};
+use crate::ids::{HostName, PoolName, SlotId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Units of one pool: all of them, and those that use its budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) total: u32,
+    pub(super) used: u32,
+}
+
+/// Every host's share of every pool, and their sums.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pools: BTreeMap<PoolName, Share>,
+    hosts: BTreeMap<HostName, Vec<(PoolName, Share)>>,
+}
+
+impl Tally {
+    pub(super) fn pool(&self, pool: &PoolName) -> Share {
+        self.pools.get(pool).copied().unwrap_or_default()
+    }
+
+    /// Takes a host's shares in place of those that it had. Returns the pools whose sums have changed.
+    fn set(&mut self, host: &HostName, shares: Vec<(PoolName, Share)>) -> BTreeSet<PoolName> {
+        let before = if shares.is_empty() {
+            self.hosts.remove(host).unwrap_or_default()
+        } else {
+            self.hosts.insert(host.clone(), shares.clone()).unwrap_or_default()
+        };
+        if before == shares {
+            return BTreeSet::new();
+        }
+        for (pool, share) in &before {
+            if let Some(sum) = self.pools.get_mut(pool) {
+                sum.total = sum.total.saturating_sub(share.total);
+                sum.used = sum.used.saturating_sub(share.used);
+                if *sum == Share::default() {
+                    self.pools.remove(pool);
+                }
+            }
+        }
+        for (pool, share) in &shares {
+            let sum = self.pools.entry(pool.clone()).or_default();
+            sum.total = sum.total.saturating_add(share.total);
+            sum.used = sum.used.saturating_add(share.used);
+        }
+        before.into_iter().chain(shares).map(|(pool, _)| pool).collect()
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.hosts.keys()
+    }
+}
+
+impl Coordinator {
+    /// Counts a host's share of every pool again, after its report, a permit of its, or its end.
+    pub(super) fn count_again(&mut self, name: &HostName) {
+        let host = self.hosts.get(name);
+        let mut pools: BTreeSet<&PoolName> = self.permits_of(name).flat_map(|(_, permit)| &permit.pools).collect();
+        if let Some(host) = host {
+            pools.extend(host.record.pools.keys());
+            pools.extend(host.report.iter().flat_map(|report| report.pools.keys()));
+        }
+        let shares = pools
+            .into_iter()
+            .map(|pool| {
+                let share = Share { total: total_of(host, pool), used: self.used_by(name, host, pool) };
+                (pool.clone(), share)
+            })
+            .filter(|(_, share)| *share != Share::default())
+            .collect();
+        let changed = self.tally.set(name, shares);
+        self.requests.look_again(changed);
+    }
+
+    /// Counts everybody again: what was heard before a reign does not count in it.
+    pub(super) fn count_all_again(&mut self) {
+        let counted = self.tally.hosts().chain(self.hosts.keys()).chain(self.permits.keys().map(|(host, _)| host));
+        let names: BTreeSet<HostName> = counted.cloned().collect();
+        for name in &names {
+            self.count_again(name);
+        }
+    }
+
+    /// Returns the outstanding permits of one host.
+    pub(super) fn permits_of(&self, name: &HostName) -> impl Iterator<Item = (&SlotId, &super::PermitRecord)> {
+        let from = (name.clone(), SlotId::first());
+        let name = name.clone();
+        self.permits
+            .range(from..)
+            .take_while(move |((host, _), _)| *host == name)
+            .map(|((_, slot), record)| (slot, record))
+    }
+}
+
+/// Returns how many units of the pool the host has, as far as anybody said.
+fn total_of(host: Option<&Host>, pool: &PoolName) -> u32 {
+    let Some(host) = host else { return 0 };
+    match &host.report {
+        Some(report) if report.scanned => report.pools.get(pool).map_or(0, |pool| pool.total),
+        _ => host.record.pools.get(pool).copied().unwrap_or(0),
+    }
+}
