@@ -17,7 +17,7 @@ use unstale_protocol::coordinator::{
 };
 use unstale_protocol::fingerprint::{Fingerprint, Salt};
 use unstale_protocol::ids::{AppName, Epoch, Generation, HostName, Incarnation, PoolName, Revision, SlotId, Version};
-use unstale_protocol::message::{Ask, Desired, Done, DoneResult, Mode, Nonce, Permit, Purpose, Report, Upward, Want};
+use unstale_protocol::message::{Ask, Desired, Mode, Nonce, Permit, Purpose, Report, Upward, Want};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::Verdict;
 
@@ -344,44 +344,6 @@ impl Fleet {
         let ask = Upward::Ask(Ask { host: host(index), nonce, version: agent.accepted.version(), wants });
         self.said.push(ask.clone());
         self.deliver(&ask);
-    }
-
-    fn act(&mut self) {
-        for agent in &mut self.agents {
-            let oldest = (self.now - agent.born_at).saturating_sub(20_000);
-            for unit in agent.units.iter_mut().filter(|unit| unit.standing == Standing::Up) {
-                let is_valid =
-                    |permit: &Permit| permit.nonce.incarnation == agent.incarnation && permit.nonce.at.0 > oldest;
-                if unit.permit.as_ref().is_some_and(is_valid) {
-                    unit.standing = Standing::Acting;
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, number: usize, result: DoneResult) {
-        let units = self.agents.iter_mut().flat_map(|agent| &mut agent.units);
-        let mut acting: Vec<_> = units.filter(|unit| unit.standing == Standing::Acting).collect();
-        let number = number % acting.len().max(1);
-        let Some(unit) = acting.get_mut(number) else { return };
-        let Some(permit) = unit.permit.take() else { return };
-        unit.standing = match result {
-            DoneResult::Drained => Standing::Drained,
-            DoneResult::Failed => Standing::Failed,
-            _ => Standing::Up,
-        };
-        let because = "it was seen".to_owned();
-        unit.done = Some(Done { nonce: permit.nonce, result, purpose: permit.purpose, elapsed_ms: 1, because });
-    }
-
-    fn reborn(&mut self, index: usize) {
-        let now = self.now;
-        let agent = &mut self.agents[index];
-        let counter = agent.incarnation.counter + 1;
-        agent.incarnation = Incarnation { counter, random: Salt([u8::try_from(counter).unwrap_or(0); 16]) };
-        agent.born_at = now;
-        agent.sequence = 0;
-        agent.leaving = false;
     }
 
     // What people do.

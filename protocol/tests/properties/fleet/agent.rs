@@ -1,10 +1,11 @@
 //! An agent as the coordinator may hear it: honest about its units, which do as they please.
 
-use super::{SLOTS, apps, host, pools, slot};
+use super::{Fleet, SLOTS, apps, host, pools, slot};
 use std::collections::BTreeMap;
+use unstale_protocol::fingerprint::Salt;
 use unstale_protocol::ids::{AppName, Incarnation, Pid, PoolName, ProcessIdentity, Revision};
 use unstale_protocol::message::{
-    AppReport, Desired, Done, Permit, Phase, PoolReport, Report, SlotJudgement, SlotReport, UnitCounts,
+    AppReport, Desired, Done, DoneResult, Permit, Phase, PoolReport, Report, SlotJudgement, SlotReport, UnitCounts,
 };
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -73,6 +74,47 @@ impl Agent {
             others_omitted: 0,
             probes: BTreeMap::new(),
         }
+    }
+}
+
+/// What the agents do with what they were sent.
+impl Fleet {
+    pub(super) fn act(&mut self) {
+        for agent in &mut self.agents {
+            let oldest = (self.now - agent.born_at).saturating_sub(20_000);
+            for unit in agent.units.iter_mut().filter(|unit| unit.standing == Standing::Up) {
+                let is_valid =
+                    |permit: &Permit| permit.nonce.incarnation == agent.incarnation && permit.nonce.at.0 > oldest;
+                if unit.permit.as_ref().is_some_and(is_valid) {
+                    unit.standing = Standing::Acting;
+                }
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, number: usize, result: DoneResult) {
+        let units = self.agents.iter_mut().flat_map(|agent| &mut agent.units);
+        let mut acting: Vec<_> = units.filter(|unit| unit.standing == Standing::Acting).collect();
+        let number = number % acting.len().max(1);
+        let Some(unit) = acting.get_mut(number) else { return };
+        let Some(permit) = unit.permit.take() else { return };
+        unit.standing = match result {
+            DoneResult::Drained => Standing::Drained,
+            DoneResult::Failed => Standing::Failed,
+            _ => Standing::Up,
+        };
+        let because = "it was seen".to_owned();
+        unit.done = Some(Done { nonce: permit.nonce, result, purpose: permit.purpose, elapsed_ms: 1, because });
+    }
+
+    pub(super) fn reborn(&mut self, index: usize) {
+        let now = self.now;
+        let agent = &mut self.agents[index];
+        let counter = agent.incarnation.counter + 1;
+        agent.incarnation = Incarnation { counter, random: Salt([u8::try_from(counter).unwrap_or(0); 16]) };
+        agent.born_at = now;
+        agent.sequence = 0;
+        agent.leaving = false;
     }
 }
 
