@@ -25,13 +25,16 @@ use unstale_protocol::message::{
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
 
-/// How long a restart takes, and how often a host asks, in virtual milliseconds.
+/// How long a restart takes, how often a host asks, and how often it reports, in virtual milliseconds.
 const RESTART_MS: u64 = 30_000;
+const REPORT_MS: u64 = 60_000;
 const ASK_MS: u64 = 12_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     Report(usize),
+    /// The report of every minute.
+    Beat(usize),
     Ask(usize),
     Done(usize),
 }
@@ -53,6 +56,7 @@ struct Fleet {
     order: u64,
     now: u64,
     accepted: Version,
+    done: usize,
     events: u64,
     spent: Duration,
     slowest: Duration,
@@ -95,6 +99,7 @@ impl Fleet {
             order: 0,
             now: 0,
             accepted: Version::default(),
+            done: 0,
             events: 0,
             spent: Duration::ZERO,
             slowest: Duration::ZERO,
@@ -200,6 +205,12 @@ impl Fleet {
                 let report = self.report(number);
                 self.feed(|machine, now| machine.handle_report(&report, now));
             }
+            Happening::Beat(number) => {
+                self.happen(Happening::Report(number));
+                if self.done < self.agents.len() {
+                    self.at(REPORT_MS, Happening::Beat(number));
+                }
+            }
             Happening::Ask(number) => {
                 let agent = &self.agents[number];
                 if agent.done.is_none() && agent.permit.is_none() {
@@ -212,6 +223,7 @@ impl Fleet {
                 let agent = &mut self.agents[number];
                 agent.done = agent.permit.as_ref().map(|permit| permit.nonce);
                 agent.phase = Phase::Up;
+                self.done += 1;
                 self.happen(Happening::Report(number));
             }
         }
@@ -231,7 +243,7 @@ impl Fleet {
         self.feed(|machine, now| drop(machine.handle_broadcast(&broadcast, now)));
         for number in 0..self.agents.len() {
             let spread = u64::try_from(number).unwrap() * 2_000 / u64::try_from(self.agents.len()).unwrap();
-            self.at(spread, Happening::Report(number));
+            self.at(spread, Happening::Beat(number));
             self.at(2_000 + spread * 4, Happening::Ask(number));
         }
     }
