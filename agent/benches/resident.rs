@@ -56,7 +56,7 @@ fn main() -> Result<(), String> {
         let through_mem = processes.iter().any(|(other, _)| other.pid.0 == parent);
         ReadOptions { list_modules, through_mem, ..ReadOptions::default() }
     };
-    let mut cache = Cache::new();
+    let mut cache = Cache::with_mate().map_err(|error| error.to_string())?;
     let mut round = || -> Result<(f64, Vec<Reading>), String> {
         let begun = now();
         let readings: Vec<Reading> =

@@ -7,6 +7,7 @@ mod claims;
 mod code;
 mod directory;
 mod preflight;
+mod sight;
 mod summaries;
 
 pub use claims::{AppRules, Claim, Claims, Directory, KnownManifest};
@@ -19,8 +20,8 @@ use crate::judge::CodeView;
 use crate::parser::Parser;
 use crate::process::{Process, Supervisor, Unit};
 use crate::reader::Reader;
-use crate::reading::{Outcome, ReadOptions, Reading};
-use crate::supervisor::{self, Reach, supervisord};
+use crate::reading::{Outcome, Reading};
+use crate::supervisor::supervisord;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -127,17 +128,19 @@ impl Eyes {
             self.start_directories.clear();
         }
         let mut seen = BTreeMap::new();
-        for unit in units {
-            for process in &unit.processes {
-                let known = self.sights.get(&process.identity);
-                let known = known.filter(|sight| !again && !self.is_due(&process.identity, sight)).cloned();
-                let sight = match known {
-                    Some(sight) => sight,
-                    None => Arc::new(self.sight(unit, process, options, manifests).await),
-                };
-                self.count(process.identity, &sight);
-                seen.insert(process.identity, sight);
+        let mut due = Vec::new();
+        for (unit, process) in processes(units) {
+            let known = self.sights.get(&process.identity);
+            match known.filter(|sight| !again && !self.is_due(&process.identity, sight)) {
+                Some(sight) => {
+                    seen.insert(process.identity, Arc::clone(sight));
+                }
+                None => due.push((unit, process)),
             }
+        }
+        seen.extend(self.sights_of(&due, options, manifests).await);
+        for (identity, sight) in &seen {
+            self.count(*identity, sight);
         }
         self.sights = seen;
         self.without_enum.retain(|identity, _| self.sights.contains_key(identity));
@@ -146,12 +149,9 @@ impl Eyes {
 
     /// Looks once at those processes of `units` that are wanted.
     pub async fn look_at(&mut self, units: &[Unit], options: &LookOptions, is_wanted: &dyn Fn(&Process) -> bool) {
-        for unit in units {
-            for process in unit.processes.iter().filter(|process| is_wanted(process)) {
-                let sight = Arc::new(self.sight(unit, process, options, &[]).await);
-                self.sights.insert(process.identity, sight);
-            }
-        }
+        let wanted: Vec<(&Unit, &Process)> = processes(units).filter(|(_, process)| is_wanted(process)).collect();
+        let sights = self.sights_of(&wanted, options, &[]).await;
+        self.sights.extend(sights);
         self.summaries.end_look();
     }
 
@@ -182,82 +182,11 @@ impl Eyes {
     pub fn seen(&self, identity: &ProcessIdentity) -> Option<&Arc<Sight>> {
         self.sights.get(identity)
     }
+}
 
-    /// Looks at one process.
-    async fn sight(
-        &mut self,
-        unit: &Unit,
-        process: &Process,
-        options: &LookOptions,
-        manifests: &[Arc<Manifest>],
-    ) -> Sight {
-        let asked = Self::read_options(unit, process, options, manifests);
-        // What plainly runs elsewhere will hardly lie below a root: all its modules are looked at in one go.
-        if options.roots.is_empty() || may_lie_below(process, &options.roots) {
-            let sight = self.sight_of(unit, process, &asked, options, manifests).await;
-            // Where what holds an enum lies elsewhere, any other module of its code may lie below a root.
-            if sight.reading.outcome != Outcome::Complete
-                || options.roots.is_empty()
-                || lies_below(&sight.code, &options.roots)
-            {
-                return sight;
-            }
-        }
-        let wide = ReadOptions { list_modules: true, ..asked };
-        self.sight_of(unit, process, &wide, options, manifests).await
-    }
-
-    async fn sight_of(
-        &mut self,
-        unit: &Unit,
-        process: &Process,
-        asked: &ReadOptions,
-        options: &LookOptions,
-        manifests: &[Arc<Manifest>],
-    ) -> Sight {
-        let reading = self.reader.read(process.identity, asked).await;
-        let code = match &reading.outcome {
-            Outcome::Complete => {
-                let supervisor_directory = self.start_directory(&unit.supervisor).await;
-                let root = unit.root().unwrap_or(process);
-                let mut code = code::Code {
-                    reader: &mut self.reader,
-                    parser: &mut self.parser,
-                    summaries: &mut self.summaries,
-                    process,
-                    unit_root: root,
-                    next_root: options.next_root.as_deref(),
-                    supervisor_directory,
-                };
-                code.view(&reading, manifests).await
-            }
-            _ => Arc::new(CodeView::default()),
-        };
-        Sight { reading, code }
-    }
-
-    /// Returns the directory that a supervisor starts its unit in, where it says one.
-    async fn start_directory(&mut self, supervisor: &Supervisor) -> Option<String> {
-        if let Some(known) = self.start_directories.get(supervisor) {
-            return known.clone();
-        }
-        let directory = supervisor::directory(&Reach::default(), supervisor).await;
-        self.start_directories.insert(supervisor.clone(), directory.clone());
-        directory
-    }
-
-    fn read_options(unit: &Unit, process: &Process, options: &LookOptions, manifests: &[Arc<Manifest>]) -> ReadOptions {
-        let command = unit.root().map_or(&process.command, |root| &root.command);
-        let origins = manifests.iter().filter_map(|manifest| manifest.origin.as_ref()).flat_map(|origin| &origin.paths);
-        ReadOptions {
-            all: options.all,
-            app_packages: discover::app_packages(command),
-            app_roots: options.roots.iter().chain(origins).cloned().collect(),
-            list_modules: false,
-            // A forked child shares most of its pages: reading through `mem` copies none of them.
-            through_mem: process.identity.pid != unit.root().unwrap_or(process).identity.pid,
-        }
-    }
+/// Returns each process with its unit.
+fn processes(units: &[Unit]) -> impl Iterator<Item = (&Unit, &Process)> {
+    units.iter().flat_map(|unit| unit.processes.iter().map(move |process| (unit, process)))
 }
 
 /// What was seen too early, or not at all, is looked at again.

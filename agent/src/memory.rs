@@ -19,6 +19,7 @@ mod image;
 mod layout;
 mod linux;
 mod locate;
+mod mate;
 mod memo;
 mod modules;
 mod source;
@@ -32,6 +33,8 @@ pub use source::{Copied, Fault, Mapping, Source, Span};
 
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use cache::{Known, Remembered};
+use mate::Mate;
+use memo::Pass;
 use source::Buffers;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +147,8 @@ pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut
     let memos = cache.memos(identity, process.parent, options);
     let known = cache.known(identity, process.parent);
     let mut buffers = cache.take_buffers();
-    let recalled = recall(&process.source, identity, &memos, &mut look.cost);
+    let source = Arc::new(process.source);
+    let recalled = recall(&source, identity, &memos, cache.mate(), &mut look.cost);
     let answer = match recalled {
         Ok(Some((answer, memo))) => {
             cache.recalled(identity, process.parent, memo.of(identity));
@@ -152,7 +156,7 @@ pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut
             buffers = Buffers::default();
             Ok(answer)
         }
-        Ok(None) => tries(&process.source, options, known, &mut buffers, &mut look.cost).map(|walked| {
+        Ok(None) => tries(source.as_ref(), options, known, &mut buffers, &mut look.cost).map(|walked| {
             let memo = walked.memo.map(|memo| Remembered::new(identity, options, memo));
             cache.put(identity, process.parent, walked.known, memo);
             walked.answer
@@ -174,14 +178,25 @@ pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut
 
 /// Finds the memo that a process is as it says.
 fn recall<'m>(
-    source: &dyn Source,
+    source: &Arc<LinuxProcess>,
     identity: ProcessIdentity,
     memos: &'m [Remembered],
+    mut mate: Option<&mut Mate>,
     cost: &mut Cost,
 ) -> Result<Option<(Arc<Answer>, &'m Remembered)>, Error> {
+    let mut buffer = Vec::new();
     for remembered in memos {
-        if let Some(answer) = remembered.memo.recall(source, remembered.is_of(identity), cost)? {
-            return Ok(Some((answer, remembered)));
+        let Remembered { memo, .. } = remembered;
+        let is_own = remembered.is_of(identity);
+        let pass = Arc::new(Pass::default());
+        buffer.resize(memo.room(), 0);
+        let mut joined = mate.as_deref_mut();
+        let has_joined = joined.as_mut().is_some_and(|mate| mate.join(memo, source, is_own, &pass));
+        let own = memo.compare(source.as_ref(), is_own, &pass, &mut buffer, cost);
+        let theirs = joined.filter(|_| has_joined).map_or(Ok(()), |mate| mate.finish(cost));
+        own.and(theirs)?;
+        if !pass.differs() {
+            return Ok(Some((Arc::clone(memo.answer()), remembered)));
         }
     }
     Ok(None)

@@ -198,7 +198,8 @@ pub(crate) fn read(pid: Pid, name: &'static str, limit: u64) -> Result<Vec<u8>, 
     let fail = |error| refused(pid, name, error);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(fail)?;
-    let mut bytes = Vec::new();
+    // Room at once for what most of these files hold: growing into it costs a call a step.
+    let mut bytes = Vec::with_capacity(4096);
     std::fs::File::from(file)
         .take(limit)
         .read_to_end(&mut bytes)

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
 /// Deadline of the first read of a process: the layout of its interpreter is found then.
@@ -89,9 +90,12 @@ pub enum Error {
     Files(#[from] files::Error),
 }
 
-/// The agent's end of the reader.
+/// The agent's end of the reader. Those who ask at the same time are answered one after another.
 #[derive(Debug)]
-pub struct Reader {
+pub struct Reader(Mutex<Asked>);
+
+#[derive(Debug)]
+struct Asked {
     child: Child,
     read_before: BTreeSet<ProcessIdentity>,
     /// Whole readings, the newest last: forked children mostly hold what their siblings hold.
@@ -101,19 +105,76 @@ pub struct Reader {
 impl Reader {
     /// Returns a reader that `program` starts when it is first asked.
     pub fn new(program: Program) -> Self {
-        Self { child: Child::new("reader", program), read_before: BTreeSet::new(), held: Vec::new() }
+        let child = Child::new("reader", program);
+        Self(Mutex::new(Asked { child, read_before: BTreeSet::new(), held: Vec::new() }))
     }
 
     /// Returns the helper behind it: its pid, how often it was started.
-    pub fn child(&self) -> &Child {
-        &self.child
+    pub fn child(&mut self) -> &Child {
+        &self.0.get_mut().child
     }
 
     /// Starts the helper before it is first asked.
     pub fn prepare(&mut self) {
-        self.child.prepare();
+        self.0.get_mut().child.prepare();
     }
 
+    /// Waits until nobody else asks; until the turn is given up nobody else will.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn(self.0.lock().await)
+    }
+
+    /// As [`Turn::facts`], as soon as nobody else asks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn facts(&self, pids: &[Pid]) -> Result<Vec<Facts>, child::Error> {
+        self.turn().await.facts(pids).await
+    }
+
+    /// As [`Turn::read`], as soon as nobody else asks.
+    pub async fn read(&self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
+        self.turn().await.read(identity, options).await
+    }
+
+    /// As [`Turn::find`], as soon as nobody else asks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn find(&self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
+        self.turn().await.find(identity, query).await
+    }
+
+    /// As [`Turn::fetch`], as soon as nobody else asks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fetch(
+        &self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<Fetched, files::Error>>, child::Error> {
+        self.turn().await.fetch(identity, paths).await
+    }
+
+    /// As [`Turn::stat`], as soon as nobody else asks.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stat(
+        &self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
+        self.turn().await.stat(identity, paths).await
+    }
+}
+
+/// The right to ask the reader. A deadline begins when it is asked.
+#[derive(Debug)]
+pub struct Turn<'a>(MutexGuard<'a, Asked>);
+
+impl Turn<'_> {
     /// Returns the facts of those of `pids` that are processes; the others have ended.
     ///
     /// # Errors
@@ -121,7 +182,7 @@ impl Reader {
     pub async fn facts(&mut self, pids: &[Pid]) -> Result<Vec<Facts>, child::Error> {
         let mut all = Vec::with_capacity(pids.len());
         for some in pids.chunks(FACTS_MAX) {
-            match self.child.ask(&Request::Facts(some.to_vec()), FACTS_TIMEOUT).await? {
+            match self.0.child.ask(&Request::Facts(some.to_vec()), FACTS_TIMEOUT).await? {
                 Answer::Facts(facts) => all.extend(facts),
                 other => return Err(mismatch(&other)),
             }
@@ -131,6 +192,66 @@ impl Reader {
 
     /// Reads what one process has loaded; every failure is an outcome of the reading.
     pub async fn read(&mut self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
+        self.0.read(identity, options).await
+    }
+
+    /// Looks up where the modules of one process came from and would come from at its next start.
+    ///
+    /// # Errors
+    /// [`Error`] where the reader had no answer, the process has ended or cannot be looked at, or there are more
+    /// than [`crate::lookup::MODULES_MAX`] modules.
+    pub async fn find(&mut self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
+        let modules = query.modules.len();
+        match self.0.child.ask(&Request::Find(identity, query), FILES_TIMEOUT).await? {
+            Answer::Find(Err(error)) => Err(error.into()),
+            Answer::Find(Ok(found)) if found.findings.len() == modules => Ok(found),
+            other => Err(mismatch(&other).into()),
+        }
+    }
+
+    /// Reads files of one process, each at most [`files::FILE_MAX_BYTES`] long; answers in the order asked.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn fetch(
+        &mut self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<Fetched, files::Error>>, child::Error> {
+        let mut all = Vec::with_capacity(paths.len());
+        while let Some(rest) = paths.get(all.len()..).filter(|rest| !rest.is_empty()) {
+            match self.0.child.ask(&Request::Fetch(identity, rest.to_vec()), FILES_TIMEOUT).await? {
+                Answer::Fetch(some) if !some.is_empty() && some.len() <= rest.len() => all.extend(
+                    some.into_iter().map(|file| file.map(|WireFile { facts, bytes }| Fetched { facts, bytes })),
+                ),
+                other => return Err(mismatch(&other)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns the facts of files or directories of one process, in the order asked.
+    ///
+    /// # Errors
+    /// [`child::Error`] where the reader had no answer.
+    pub async fn stat(
+        &mut self,
+        identity: ProcessIdentity,
+        paths: &[String],
+    ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
+        let mut all = Vec::with_capacity(paths.len());
+        for some in paths.chunks(STAT_MAX) {
+            match self.0.child.ask(&Request::Stat(identity, some.to_vec()), FILES_TIMEOUT).await? {
+                Answer::Stat(facts) if facts.len() == some.len() => all.extend(facts),
+                other => return Err(mismatch(&other)),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Asked {
+    async fn read(&mut self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
         let deadline = if self.read_before.contains(&identity) { READ_TIMEOUT } else { FIRST_READ_TIMEOUT };
         let held = self.held.iter().map(|reading| reading.identity).collect();
         match self.child.ask(&Request::Read(identity, options.clone(), held), deadline).await {
@@ -176,60 +297,6 @@ impl Reader {
             }
             self.held.push(Arc::new(reading.clone()));
         }
-    }
-
-    /// Looks up where the modules of one process came from and would come from at its next start.
-    ///
-    /// # Errors
-    /// [`Error`] where the reader had no answer, the process has ended or cannot be looked at, or there are more
-    /// than [`crate::lookup::MODULES_MAX`] modules.
-    pub async fn find(&mut self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
-        let modules = query.modules.len();
-        match self.child.ask(&Request::Find(identity, query), FILES_TIMEOUT).await? {
-            Answer::Find(Err(error)) => Err(error.into()),
-            Answer::Find(Ok(found)) if found.findings.len() == modules => Ok(found),
-            other => Err(mismatch(&other).into()),
-        }
-    }
-
-    /// Reads files of one process, each at most [`files::FILE_MAX_BYTES`] long; answers in the order asked.
-    ///
-    /// # Errors
-    /// [`child::Error`] where the reader had no answer.
-    pub async fn fetch(
-        &mut self,
-        identity: ProcessIdentity,
-        paths: &[String],
-    ) -> Result<Vec<Result<Fetched, files::Error>>, child::Error> {
-        let mut all = Vec::with_capacity(paths.len());
-        while let Some(rest) = paths.get(all.len()..).filter(|rest| !rest.is_empty()) {
-            match self.child.ask(&Request::Fetch(identity, rest.to_vec()), FILES_TIMEOUT).await? {
-                Answer::Fetch(some) if !some.is_empty() && some.len() <= rest.len() => all.extend(
-                    some.into_iter().map(|file| file.map(|WireFile { facts, bytes }| Fetched { facts, bytes })),
-                ),
-                other => return Err(mismatch(&other)),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Returns the facts of files or directories of one process, in the order asked.
-    ///
-    /// # Errors
-    /// [`child::Error`] where the reader had no answer.
-    pub async fn stat(
-        &mut self,
-        identity: ProcessIdentity,
-        paths: &[String],
-    ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
-        let mut all = Vec::with_capacity(paths.len());
-        for some in paths.chunks(STAT_MAX) {
-            match self.child.ask(&Request::Stat(identity, some.to_vec()), FILES_TIMEOUT).await? {
-                Answer::Stat(facts) if facts.len() == some.len() => all.extend(facts),
-                other => return Err(mismatch(&other)),
-            }
-        }
-        Ok(all)
     }
 }
 

@@ -40,16 +40,24 @@ fn attribute(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Error {
     move |source| Error::Attribute { what, source }
 }
 
-/// Turns this process into a reader: it may look at other processes and read files, nothing else.
+/// Prepares this process to become a reader: few capabilities, bounded memory; threads can still be made.
 ///
 /// Keeps `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` where it has them.
 ///
 /// # Errors
 /// [`Error`] where the kernel refused one of the steps.
-pub fn enter_reader() -> Result<(), Error> {
+pub fn prepare_reader() -> Result<(), Error> {
     die_with_parent()?;
     keep(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)?;
-    limit(Resource::As, READER_ADDRESS_SPACE_BYTES, "RLIMIT_AS")?;
+    limit(Resource::As, READER_ADDRESS_SPACE_BYTES, "RLIMIT_AS")
+}
+
+/// Turns this prepared process with all its threads into a reader: it may look at other processes and read files,
+/// nothing else.
+///
+/// # Errors
+/// [`Error`] where the kernel refused one of the steps.
+pub fn enter_reader() -> Result<(), Error> {
     limit(Resource::Nofile, READER_DESCRIPTORS, "RLIMIT_NOFILE")?;
     common_limits()?;
     filter::install(filter::reader()?)

@@ -297,7 +297,7 @@ async fn a_link_in_a_chroot_does_not_lead_to_the_hosts_file() {
     command.args(["-c", code]).arg(jail);
     let started = say(command);
     let identity = reader::identify(started.pid()).expect("identity");
-    let mut reader = reader();
+    let reader = reader();
     let facts = reader.facts(&[started.pid()]).await.expect("facts");
     assert_eq!((facts[0].cwd.as_deref(), facts[0].other_root), (Some("/app"), true));
     let paths = ["/app/enums.py", "/inside", "/host", "/up", "/magic"].map(str::to_owned);

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("__reader") => unstale_agent::reader::serve(),
         Some("__parser") => unstale_agent::parser::serve(),
-        Some("probe-reader") => probe(sandbox::enter_reader()),
+        Some("probe-reader") => probe(sandbox::prepare_reader().and_then(|()| sandbox::enter_reader())),
         Some("probe-parser") => probe(sandbox::prepare_parser().and_then(|()| sandbox::enter_parser())),
         // Helpers that misbehave in one way each.
         Some("silent") => silent(),

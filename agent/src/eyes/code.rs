@@ -9,7 +9,7 @@ use crate::parser::{self, Item, Parser};
 use crate::process::Process;
 use crate::purge::StaleFile;
 use crate::python::link::{Evaluated, ModuleKind, Project};
-use crate::reader::Reader;
+use crate::reader::{Reader, Turn};
 use crate::reading::{Interpreter, LoadedModule, Reading};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const MODULES_MAX: usize = 5_000;
 
 /// What is needed to see code.
 pub(super) struct Code<'a> {
-    pub(super) reader: &'a mut Reader,
+    pub(super) reader: &'a Reader,
     pub(super) parser: &'a mut Parser,
     pub(super) summaries: &'a mut Summaries,
     pub(super) process: &'a Process,
@@ -73,7 +73,8 @@ impl Code<'_> {
             return view;
         }
         let identity = self.process.identity;
-        let lookup = match self.reader.find(identity, query).await {
+        let mut turn = self.reader.turn().await;
+        let lookup = match turn.find(identity, query).await {
             Ok(lookup) => lookup,
             Err(error) => return problem(format!("its files cannot be looked at: {error}")),
         };
@@ -94,9 +95,9 @@ impl Code<'_> {
             .iter_mut()
             .filter(|(key, found)| holding.contains(key) || is_named(found, manifests))
             .map(|(_, found)| found);
-        self.fill(interesting.collect(), interpreter).await;
+        self.fill(Some(turn), interesting.collect(), interpreter).await;
         let mut unloaded = Self::unloaded(reading, &loaded, manifests);
-        self.fill(unloaded.values_mut().collect(), interpreter).await;
+        self.fill(None, unloaded.values_mut().collect(), interpreter).await;
         let helpers = self.helpers(interpreter, loaded.values().chain(unloaded.values())).await;
         let view = Arc::new(evaluate(interpreter, loaded, unloaded, &helpers));
         self.summaries.keep_view(key, Arc::clone(&view));
@@ -157,14 +158,23 @@ impl Code<'_> {
         unloaded
     }
 
-    /// Fetches and parses source and bytecode of what was found.
-    async fn fill(&mut self, mut found: Vec<&mut Found>, interpreter: &Interpreter) {
+    /// Fetches and parses source and bytecode of what was found. Goes on with `turn` where there is one.
+    async fn fill(&mut self, turn: Option<Turn<'_>>, mut found: Vec<&mut Found>, interpreter: &Interpreter) {
         found.retain(|module| module.next.is_some() && module.problem.is_none());
-        let paths: Vec<String> = found.iter().filter_map(|module| module.next.clone()).collect();
-        let sources = self.files(&paths, None).await;
-        for module in &mut found {
+        let prefix = interpreter.pycache_prefix.as_deref();
+        let cache = |source: &str| header::cache_path(source, interpreter.version, interpreter.optimize, prefix);
+        let sources = found.iter().filter_map(|module| Some((module.next.clone()?, None)));
+        let caches = found.iter().filter_map(|module| Some((cache(module.next.as_ref()?), Some(interpreter.version))));
+        let wanted: Vec<Wanted> = sources.chain(caches).collect();
+        let turn = match turn {
+            Some(turn) => turn,
+            None if wanted.is_empty() => return,
+            None => self.reader.turn().await,
+        };
+        let files = files(turn, self.parser, self.summaries, self.process.identity, &wanted).await;
+        for module in found {
             let Some(path) = module.next.clone() else { continue };
-            match sources.get(&path) {
+            match files.get(&path) {
                 Some(Ok(file)) => {
                     module.resolved = Some(file.facts.path_resolved.clone());
                     module.facts = Some(file.facts.clone());
@@ -179,26 +189,10 @@ impl Code<'_> {
                 }
                 None => module.problem = Some(format!("{path} could not be read")),
             }
-        }
-        self.fill_bytecode(found, interpreter).await;
-    }
-
-    async fn fill_bytecode(&mut self, found: Vec<&mut Found>, interpreter: &Interpreter) {
-        let prefix = interpreter.pycache_prefix.as_deref();
-        let caches: Vec<Option<String>> = found
-            .iter()
-            .map(|module| {
-                let source = module.next.as_deref().filter(|_| module.facts.is_some())?;
-                Some(header::cache_path(source, interpreter.version, interpreter.optimize, prefix))
-            })
-            .collect();
-        let paths: Vec<String> = caches.iter().flatten().cloned().collect();
-        let files = self.files(&paths, Some(interpreter.version)).await;
-        for (module, cache) in found.into_iter().zip(caches) {
-            let (Some(path), Some(facts)) = (cache, module.facts.clone()) else { continue };
-            let Some(Ok(file)) = files.get(&path) else { continue };
+            let (Some(facts), cache) = (module.facts.clone(), cache(&path)) else { continue };
+            let Some(Ok(file)) = files.get(&cache) else { continue };
             if self.is_accepted(&file.header, &facts, module.next.as_deref(), interpreter).await {
-                module.pyc = Some(Pyc { path, facts: file.facts.clone(), what: file.what.clone() });
+                module.pyc = Some(Pyc { path: cache, facts: file.facts.clone(), what: file.what.clone() });
             }
         }
     }
@@ -261,22 +255,13 @@ impl Code<'_> {
                 })
                 .filter(|found| found.next.as_deref().is_some_and(is_first_party))
                 .collect();
-            self.fill(found.iter_mut().collect(), interpreter).await;
+            self.fill(None, found.iter_mut().collect(), interpreter).await;
             for module in found {
                 insert(&mut project, &module);
                 helpers.insert(module.name.clone(), module);
             }
         }
         helpers
-    }
-
-    /// Returns content of files, parsed: from memory where a file has not changed.
-    async fn files(
-        &mut self,
-        paths: &[String],
-        python: Option<unstale_protocol::ids::PythonVersion>,
-    ) -> BTreeMap<String, Result<File, String>> {
-        files(self.reader, self.parser, self.summaries, self.process.identity, paths, python).await
     }
 }
 
@@ -287,38 +272,47 @@ pub(super) struct File {
     header: Vec<u8>,
 }
 
-/// Returns the files at `paths`, source where `python` is `None`, else bytecode of that version.
+/// A file that is wanted: source, or bytecode of a version.
+pub(super) type Wanted = (String, Option<unstale_protocol::ids::PythonVersion>);
+
+/// Returns content of files, parsed: from memory where a file has not changed. While the parser works, others may
+/// ask the reader.
 pub(super) async fn files(
-    reader: &mut Reader,
+    mut turn: Turn<'_>,
     parser: &mut Parser,
     summaries: &mut Summaries,
     identity: ProcessIdentity,
-    paths: &[String],
-    python: Option<unstale_protocol::ids::PythonVersion>,
+    wanted: &[Wanted],
 ) -> BTreeMap<String, Result<File, String>> {
     let mut files = BTreeMap::new();
-    if paths.is_empty() {
+    if wanted.is_empty() {
         return files;
     }
-    let Ok(stats) = reader.stat(identity, paths).await else { return files };
+    let paths: Vec<String> = wanted.iter().map(|(path, _)| path.clone()).collect();
+    let Ok(stats) = turn.stat(identity, &paths).await else { return files };
     let mut changed = Vec::new();
-    for (path, facts) in paths.iter().zip(stats) {
+    let mut changed_paths = Vec::new();
+    for ((path, python), facts) in wanted.iter().zip(stats) {
         match facts {
             Err(error) => {
                 files.insert(path.clone(), Err(error.to_string()));
             }
-            Ok(facts) => match summaries.find(&State::of(&facts, python)) {
+            Ok(facts) => match summaries.find(&State::of(&facts, *python)) {
                 Some((what, header)) => {
                     files.insert(path.clone(), Ok(File { facts, what, header }));
                 }
-                None => changed.push(path.clone()),
+                None => {
+                    changed.push((path.clone(), *python));
+                    changed_paths.push(path.clone());
+                }
             },
         }
     }
-    let Ok(fetched) = reader.fetch(identity, &changed).await else { return files };
+    let Ok(fetched) = turn.fetch(identity, &changed_paths).await else { return files };
+    drop(turn);
     let mut items = Vec::new();
     let mut fetched_files = Vec::new();
-    for (path, file) in changed.into_iter().zip(fetched) {
+    for ((path, python), file) in changed.into_iter().zip(fetched) {
         match file {
             Err(error) => {
                 files.insert(path, Err(error.to_string()));
@@ -329,14 +323,14 @@ pub(super) async fn files(
                     None => Item::Source(file.bytes),
                     Some(python) => Item::Bytecode { pyc: file.bytes, python },
                 });
-                fetched_files.push((path, file.facts, header));
+                fetched_files.push((path, State::of(&file.facts, python), file.facts, header));
             }
         }
     }
     let parsed = parser.summarize(items).await;
-    for ((path, facts, header), what) in fetched_files.into_iter().zip(parsed) {
+    for ((path, state, facts, header), what) in fetched_files.into_iter().zip(parsed) {
         let what = what.map(Arc::new);
-        summaries.keep(State::of(&facts, python), what.clone(), Vec::clone(&header));
+        summaries.keep(state, what.clone(), Vec::clone(&header));
         files.insert(path, Ok(File { facts, what, header }));
     }
     files

@@ -1,6 +1,6 @@
 //! The static pre-flight: would the unit's code be imported at its next start? Nothing of it is run.
 
-use super::code::files;
+use super::code::{Wanted, files};
 use super::{Eyes, LookOptions};
 use crate::lookup::{Located, Query};
 use crate::preflight::{ImportNeed, imports_needed, provides};
@@ -89,8 +89,9 @@ impl Eyes {
                 | Located::Unsupported { .. } => {}
             }
         }
-        let wanted: Vec<String> = paths.values().cloned().collect();
-        let mut found = files(&mut self.reader, &mut self.parser, &mut self.summaries, identity, &wanted, None).await;
+        let wanted: Vec<Wanted> = paths.values().map(|path| (path.clone(), None)).collect();
+        let turn = self.reader.turn().await;
+        let mut found = files(turn, &mut self.parser, &mut self.summaries, identity, &wanted).await;
         let mut parsed: BTreeMap<String, Module> = BTreeMap::new();
         for (name, path) in paths {
             match found.remove(&path) {

@@ -1,6 +1,7 @@
 //! What earlier reads learnt: addresses and memos that only save time, each checked before it is used.
 
 use super::locate::Runtime;
+use super::mate::Mate;
 use super::memo::Memo;
 use super::source::Buffers;
 use crate::reading::ReadOptions;
@@ -96,12 +97,25 @@ pub struct Cache {
     processes: BTreeMap<ProcessIdentity, Entry>,
     buffers: Buffers,
     clock: u64,
+    mate: Option<Mate>,
 }
 
 impl Cache {
     /// Returns an empty cache.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns an empty cache with a second thread, which halves the time of most reads.
+    ///
+    /// # Errors
+    /// The kernel refused another thread.
+    pub fn with_mate() -> std::io::Result<Self> {
+        Ok(Self { mate: Some(Mate::start()?), ..Self::default() })
+    }
+
+    pub(crate) fn mate(&mut self) -> Option<&mut Mate> {
+        self.mate.as_mut()
     }
 
     /// Forgets, now and then, all processes for which `alive` says no.

@@ -6,13 +6,14 @@
 //! ever taken for one another. Where anything differs the process is walked.
 //!
 //! Among the bytes are those that the walk guarded, which change for good with whatever they guard. So one pass is
-//! enough: what was different when the pass began would still be different when it came by.
+//! enough, in whatever order: what was different when the pass began would still be different when it came by.
 
 use super::Error;
 use super::source::{Source, Space, Span};
 use super::walk::Answer;
 use crate::reading::Cost;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes between two ranges that are rather copied in vain than asked for apart: finding a page costs the kernel
 /// more than copying half of it.
@@ -27,35 +28,58 @@ const MAX_BYTES: usize = 8 << 20;
 pub(crate) struct Sample {
     /// What is copied.
     spans: Vec<Span>,
-    /// What is compared: place in the copied bytes, and length.
+    /// What is compared: place in the bytes copied for its piece, and length.
     parts: Vec<(u32, u32)>,
     /// The bytes that are compared, one after another.
     bytes: Vec<u8>,
+    /// What is copied and compared at once.
+    pieces: Vec<Piece>,
+}
+
+/// Some of a sample's ranges, and where what belongs to them begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Piece {
+    spans: usize,
+    parts: usize,
+    bytes: usize,
+    /// How many bytes are copied for it.
+    copied: usize,
 }
 
 impl Sample {
     /// Takes these ranges, as the walk has seen them; `None` where they are too much.
     pub(crate) fn of(space: &mut Space<'_>, spans: &[Span]) -> Result<Option<Self>, Error> {
         let mut sample = Self::default();
+        let mut piece = Piece::default();
         let mut copied = 0_usize;
         for span in &joined(spans) {
-            let joined = match sample.spans.last_mut() {
+            let more = match sample.spans.last_mut() {
                 Some(last) if is_near(last, span) => {
                     let len = usize::try_from(span.start - last.start).unwrap_or(usize::MAX).saturating_add(span.len);
-                    copied = copied.saturating_add(len - last.len);
+                    let more = len - last.len;
                     last.len = len;
-                    true
+                    more
                 }
-                _ => false,
+                _ => {
+                    if sample.spans.len() - piece.spans == AT_ONCE {
+                        sample.pieces.push(piece);
+                        piece = Piece {
+                            spans: sample.spans.len(),
+                            parts: sample.parts.len(),
+                            bytes: sample.bytes.len(),
+                            copied: 0,
+                        };
+                    }
+                    sample.spans.push(*span);
+                    span.len
+                }
             };
-            if !joined {
-                sample.spans.push(*span);
-                copied = copied.saturating_add(span.len);
-            }
+            copied = copied.saturating_add(more);
+            piece.copied = piece.copied.saturating_add(more);
             if copied > MAX_BYTES {
                 return Ok(None);
             }
-            let (Ok(place), Ok(len)) = (u32::try_from(copied - span.len), u32::try_from(span.len)) else {
+            let (Ok(place), Ok(len)) = (u32::try_from(piece.copied - span.len), u32::try_from(span.len)) else {
                 return Ok(None);
             };
             sample.parts.push((place, len));
@@ -63,42 +87,68 @@ impl Sample {
             sample.bytes.resize(start + span.len, 0);
             space.copy(span.start, sample.bytes.get_mut(start..).unwrap_or_default())?;
         }
+        sample.pieces.push(piece);
         sample.spans.shrink_to_fit();
         sample.parts.shrink_to_fit();
         sample.bytes.shrink_to_fit();
+        sample.pieces.shrink_to_fit();
         Ok(Some(sample))
     }
 
     /// Tells whether all that matters is the same in a process now.
     pub(crate) fn is_in(&self, source: &dyn Source, cost: &mut Cost) -> Result<bool, Error> {
-        let mut buffer = Vec::new();
-        let mut parts = self.parts.iter();
-        let mut bytes = self.bytes.as_slice();
-        let mut before = 0_usize;
-        let mut pending = parts.next();
-        for spans in self.spans.chunks(AT_ONCE) {
-            let total: usize = spans.iter().map(|span| span.len).sum();
-            buffer.resize(total, 0);
-            let copied = source.read(spans, &mut buffer)?;
-            cost.calls = cost.calls.saturating_add(copied.calls);
-            cost.bytes = cost.bytes.saturating_add(copied.bytes as u64);
-            if copied.bytes != total {
+        let mut buffer = vec![0; self.room()];
+        for index in 0..self.pieces.len() {
+            if !self.piece_is_in(index, source, &mut buffer, cost)? {
                 return Ok(false);
             }
-            // A part never crosses the end of a span.
-            while let Some((place, len)) = pending {
-                let (place, len) = (*place as usize, *len as usize);
-                let Some(at) = place.checked_sub(before).filter(|at| at + len <= total) else { break };
-                let (wanted, rest) = bytes.split_at(len.min(bytes.len()));
-                if buffer.get(at..at + len) != Some(wanted) {
-                    return Ok(false);
-                }
-                bytes = rest;
-                pending = parts.next();
-            }
-            before += total;
         }
-        Ok(pending.is_none())
+        Ok(true)
+    }
+
+    /// Returns how many bytes its largest piece needs to be copied to.
+    fn room(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.copied).max().unwrap_or(0)
+    }
+
+    /// Tells whether what matters of one piece is the same in a process now. `buffer` has [`Self::room`].
+    fn piece_is_in(
+        &self,
+        index: usize,
+        source: &dyn Source,
+        buffer: &mut [u8],
+        cost: &mut Cost,
+    ) -> Result<bool, Error> {
+        let Some(piece) = self.pieces.get(index) else { return Ok(true) };
+        let end = self.pieces.get(index + 1).copied().unwrap_or(Piece {
+            spans: self.spans.len(),
+            parts: self.parts.len(),
+            bytes: self.bytes.len(),
+            copied: 0,
+        });
+        let (Some(spans), Some(parts), Some(mut bytes), Some(buffer)) = (
+            self.spans.get(piece.spans..end.spans),
+            self.parts.get(piece.parts..end.parts),
+            self.bytes.get(piece.bytes..end.bytes),
+            buffer.get_mut(..piece.copied),
+        ) else {
+            return Ok(false);
+        };
+        let copied = source.read(spans, buffer)?;
+        cost.calls = cost.calls.saturating_add(copied.calls);
+        cost.bytes = cost.bytes.saturating_add(copied.bytes as u64);
+        if copied.bytes != piece.copied {
+            return Ok(false);
+        }
+        for (place, len) in parts {
+            let (place, len) = (*place as usize, *len as usize);
+            let Some((wanted, rest)) = bytes.split_at_checked(len) else { return Ok(false) };
+            if buffer.get(place..place + len) != Some(wanted) {
+                return Ok(false);
+            }
+            bytes = rest;
+        }
+        Ok(true)
     }
 }
 
@@ -136,16 +186,58 @@ impl Memo {
         size(&self.changing) + size(&self.lasting)
     }
 
-    /// Returns the answer if a walk through this process would come to it. `is_own` says that it is the process that
-    /// was walked.
-    pub(crate) fn recall(
+    /// Returns what a walk came to.
+    pub(crate) fn answer(&self) -> &Arc<Answer> {
+        &self.answer
+    }
+
+    /// Returns how many bytes a piece needs to be copied to.
+    pub(crate) fn room(&self) -> usize {
+        self.changing.room().max(self.lasting.room())
+    }
+
+    /// Compares piece after piece with a process, until none is left or one differs. Several may work at one pass.
+    /// `is_own` says that it is the process that was walked. `buffer` has [`Self::room`].
+    pub(crate) fn compare(
         &self,
         source: &dyn Source,
         is_own: bool,
+        pass: &Pass,
+        buffer: &mut [u8],
         cost: &mut Cost,
-    ) -> Result<Option<Arc<Answer>>, Error> {
-        let same = self.changing.is_in(source, cost)? && (is_own || self.lasting.is_in(source, cost)?);
-        Ok(same.then(|| Arc::clone(&self.answer)))
+    ) -> Result<(), Error> {
+        let lasting = if is_own { 0 } else { self.lasting.pieces.len() };
+        while !pass.differs.load(Ordering::Relaxed) {
+            let index = pass.next.fetch_add(1, Ordering::Relaxed);
+            let same = match index.checked_sub(self.changing.pieces.len()) {
+                None => self.changing.piece_is_in(index, source, buffer, cost)?,
+                Some(index) if index < lasting => self.lasting.piece_is_in(index, source, buffer, cost)?,
+                Some(_) => return Ok(()),
+            };
+            if !same {
+                pass.differs.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One comparison of a process with a memo.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    next: AtomicUsize,
+    differs: AtomicBool,
+}
+
+impl Pass {
+    /// Tells whether a difference was found.
+    pub(crate) fn differs(&self) -> bool {
+        self.differs.load(Ordering::Relaxed)
+    }
+
+    /// Tells that it is of no use to go on.
+    pub(crate) fn give_up(&self) {
+        self.differs.store(true, Ordering::Relaxed);
     }
 }
 

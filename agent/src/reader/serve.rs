@@ -23,15 +23,23 @@ const FETCH_MAX_BYTES: usize = 8 << 20;
 ///
 /// Gives up every right that reading does not need first, and ends with an error where it cannot.
 pub fn serve() -> ExitCode {
-    if let Err(error) = crate::sandbox::enter_reader() {
-        return child::complain("reader", &error);
-    }
-    let mut server =
-        Server { boot_at_ms: procfs::boot_at_ms(), cache: memory::Cache::default(), said: BTreeMap::new() };
+    let cache = match begin() {
+        Ok(cache) => cache,
+        Err(error) => return child::complain("reader", &*error),
+    };
+    let mut server = Server { boot_at_ms: procfs::boot_at_ms(), cache, said: BTreeMap::new() };
     match child::serve(IDLE, |request| server.answer(request)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => child::complain("reader", &error),
     }
+}
+
+/// Gives up rights: capabilities first, since each thread has its own, and the right to start threads last.
+fn begin() -> Result<memory::Cache, Box<dyn std::error::Error>> {
+    crate::sandbox::prepare_reader()?;
+    let cache = memory::Cache::with_mate()?;
+    crate::sandbox::enter_reader()?;
+    Ok(cache)
 }
 
 struct Server {

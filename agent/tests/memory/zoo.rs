@@ -101,11 +101,10 @@ fn a_forked_child_that_changed_is_not_taken_for_its_relatives() {
         let mut running = Running::start(&python, &["altered.py"], &fixtures().join("python"));
         let said = running.line();
         let children = said.as_object().expect("children by what they changed");
-        let mut cache = Cache::new();
-        let parent = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
-        // Twice, since a child that was found alike is compared with less.
-        for round in 0..2 {
-            for (change, pid) in children {
+        // Alone and with a second thread; twice each, since a child that was found alike is compared with less.
+        for mut cache in [Cache::new(), Cache::with_mate().expect("a thread")] {
+            let parent = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
+            for (round, (change, pid)) in (0..2).flat_map(|round| children.iter().map(move |child| (round, child))) {
                 let pid = identity(pid.as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid"));
                 let warm = complete(memory::read(pid, &ReadOptions::default(), &mut cache));
                 let cold = complete(memory::read(pid, &ReadOptions::default(), &mut Cache::new()));
