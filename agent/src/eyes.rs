@@ -94,9 +94,13 @@ impl Eyes {
         }
     }
 
-    /// Starts both helpers, so that they get ready while processes are listed: for a look that is the only one.
+    /// Starts the reader, so that it gets ready while processes are listed: for a look that is the only one.
     pub fn prepare(&mut self) {
         self.reader.prepare();
+    }
+
+    /// Starts the parser, so that it gets ready while memory is read.
+    pub fn prepare_parser(&mut self) {
         self.parser.prepare();
     }
 

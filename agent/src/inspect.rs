@@ -69,6 +69,7 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
         }
     }
     let look = LookOptions { all: options.all, roots: options.roots.clone(), next_root: None };
+    eyes.prepare_parser();
     eyes.look_at(&units, &look, &is_wanted).await;
     let mut inspection = Inspection::default();
     let mut judge = Judge::default();

@@ -120,15 +120,6 @@ pub(crate) enum Command {
     /// Look into a state directory.
     #[command(subcommand, after_help = EXIT_CODES)]
     State(StateCommand),
-    /// Reads the memory and files of other processes for the agent.
-    #[command(name = "__reader", hide = true)]
-    Reader,
-    /// Parses untrusted bytes for the agent, without any right.
-    #[command(name = "__parser", hide = true)]
-    Parser,
-    /// Removes proven-stale bytecode with its owner's rights.
-    #[command(name = "__purge", hide = true)]
-    Purge,
 }
 
 /// `unstale state …`.
@@ -178,13 +169,7 @@ impl Command {
             Self::Doctor(args) => args.output.output,
             Self::Keys(KeysCommand::Show(args)) => args.output.output,
             Self::State(StateCommand::Dump(_)) | Self::Keys(_) => Output::Text,
-            Self::Up(_)
-            | Self::Coordinator(_)
-            | Self::Agent(_)
-            | Self::Demo(_)
-            | Self::Reader
-            | Self::Parser
-            | Self::Purge => Output::Text,
+            Self::Up(_) | Self::Coordinator(_) | Self::Agent(_) | Self::Demo(_) => Output::Text,
         }
     }
 }
@@ -193,9 +178,7 @@ impl Command {
     /// Tells whether a person waits for the end of it, who wants to see the answer and not each step.
     pub(crate) fn is_watched(&self) -> Watched {
         match self {
-            Self::Up(_) | Self::Coordinator(_) | Self::Agent(_) | Self::Reader | Self::Parser | Self::Purge => {
-                Watched::ByNobody
-            }
+            Self::Up(_) | Self::Coordinator(_) | Self::Agent(_) => Watched::ByNobody,
             _ => Watched::ByCaller,
         }
     }

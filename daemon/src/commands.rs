@@ -12,7 +12,7 @@ mod forget;
 mod inspect;
 pub(crate) mod keys;
 mod local;
-mod parts;
+pub(crate) mod parts;
 mod roles;
 mod state;
 mod status;
@@ -30,12 +30,6 @@ use anyhow::Context as _;
 pub(crate) fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { log, surroundings, command } = cli;
     match command {
-        Command::Reader => Ok(Exit::Part(unstale_agent::reader::serve())),
-        Command::Parser => Ok(Exit::Part(unstale_agent::parser::serve())),
-        Command::Purge => {
-            unstale_agent::purge::serve(std::io::stdin(), std::io::stdout()).context("the purging child failed")?;
-            Ok(Exit::Clean)
-        }
         Command::State(StateCommand::Dump(args)) => state::dump(&args, &surroundings),
         Command::Keys(command) => keys::run(command, &surroundings),
         Command::Inspect(args) => on_runtime(inspect::run(args)),

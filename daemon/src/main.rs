@@ -22,14 +22,18 @@ mod store;
 mod telemetry;
 
 fn main() -> std::process::ExitCode {
+    report::guarded(|| commands::parts::serve(std::env::args_os().nth(1).as_deref()).unwrap_or_else(run))
+}
+
+fn run() -> report::Exit {
     // Whatever speaks TLS uses this one provider; that somebody has chosen it before is no error.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    report::guarded(|| match cli::read() {
+    match cli::read() {
         Ok(cli) => {
             telemetry::start(cli.log, cli.command.is_watched());
             let form = cli.command.output();
             commands::run(cli).unwrap_or_else(|error| report::error(&error, form))
         }
         Err(usage) => report::usage(&usage),
-    })
+    }
 }

@@ -10,9 +10,7 @@ use crate::http::SocketError;
 use crate::keys::KeyError;
 use crate::store::StoreError;
 use serde::Serialize;
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -98,35 +96,42 @@ pub(crate) fn answer(text: &str) {
 
 /// Prints one JSON object on stdout, on a line of its own.
 pub(crate) fn answer_json(value: &impl Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => {
-            // JSON has no colours that would have to be taken out for a file, and it may be megabytes.
-            let mut stdout = io::stdout().lock();
-            finish(stdout.write_all(inert(&text).as_bytes()).and_then(|()| stdout.write_all(b"\n")));
-        }
+    // JSON has no colours that would have to be taken out for a file, and it may be megabytes: it leaves in pieces.
+    let mut inert = Inert(io::BufWriter::with_capacity(PIECE_BYTES, io::stdout().lock()));
+    match serde_json::to_writer_pretty(&mut inert, value) {
+        Ok(()) => finish(inert.0.write_all(b"\n").and_then(|()| inert.0.flush())),
+        // Nobody is left to be told that stdout is closed.
+        Err(error) if error.is_io() => {}
         Err(error) => note(&format!("error: cannot write the answer as JSON: {error}")),
     }
 }
 
+/// How many bytes of an answer are written at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Escapes in JSON text what its encoder leaves as it is and a terminal could take for a command: DEL and the C1
-/// controls. Outside of strings JSON has none of them.
-fn inert(json: &str) -> Cow<'_, str> {
-    let is_command = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
-    // In UTF-8 each of them is this byte or begins with that one; pieces are looked through without a branch.
-    let may_command = |piece: &[u8]| piece.iter().fold(false, |found, byte| found | matches!(byte, 0x7f | 0xc2));
-    if !json.as_bytes().chunks(4096).any(may_command) {
-        return Cow::Borrowed(json);
-    }
-    let escaped = json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
-        if is_command(c) {
-            // Writing to a String cannot fail.
-            write!(text, "\\u{:04x}", u32::from(c)).unwrap_or_default();
-        } else {
-            text.push(c);
+/// controls. Outside of strings JSON has none of them. The encoder writes whole characters.
+struct Inert<W>(W);
+
+impl<W: io::Write> io::Write for Inert<W> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        // In UTF-8 each of them is this byte or begins with that one.
+        if !piece.iter().any(|byte| matches!(byte, 0x7f | 0xc2)) {
+            self.0.write_all(piece)?;
+            return Ok(piece.len());
         }
-        text
-    });
-    Cow::Owned(escaped)
+        for c in str::from_utf8(piece).map_err(io::Error::other)?.chars() {
+            match c {
+                '\u{7f}'..='\u{9f}' => write!(self.0, "\\u{:04x}", u32::from(c))?,
+                c => write!(self.0, "{c}")?,
+            }
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Prints a line for people on stderr.
@@ -226,10 +231,13 @@ mod tests {
 
     #[test]
     fn json_cannot_command_a_terminal_and_means_the_same() {
-        let text = serde_json::to_string("\u{9b}2J \u{7f} \u{1b} ok").unwrap();
-        let shown = inert(&text);
-        assert!(shown.chars().all(|c| !c.is_control()), "{shown}");
-        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), "\u{9b}2J \u{7f} \u{1b} ok");
+        for text in ["\u{9b}2J \u{7f} \u{1b} ok", "\u{c2}\u{a0}\u{201c}\u{85}\u{20ac}", "\u{7f}\n\u{80}"] {
+            let mut shown = Vec::new();
+            serde_json::to_writer_pretty(Inert(&mut shown), text).unwrap();
+            let shown = String::from_utf8(shown).unwrap();
+            assert!(shown.chars().all(|c| !c.is_control()), "{shown}");
+            assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+        }
     }
 
     #[test]
