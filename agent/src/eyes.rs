@@ -78,6 +78,8 @@ pub struct Eyes {
     without_enum: BTreeMap<ProcessIdentity, u32>,
     /// The directory that each supervisor starts its unit in, asked anew at each full look.
     start_directories: BTreeMap<Supervisor, Option<String>>,
+    /// The parser is started before it is needed.
+    is_in_a_hurry: bool,
 }
 
 impl Eyes {
@@ -91,17 +93,15 @@ impl Eyes {
             sights: BTreeMap::new(),
             without_enum: BTreeMap::new(),
             start_directories: BTreeMap::new(),
+            is_in_a_hurry: false,
         }
     }
 
-    /// Starts the reader, so that it gets ready while processes are listed: for a look that is the only one.
+    /// For a look that is the only one: starts the reader, so that it gets ready while processes are listed, and the
+    /// parser as soon as the reader has something to do.
     pub fn prepare(&mut self) {
         self.reader.prepare();
-    }
-
-    /// Starts the parser, so that it gets ready while memory is read.
-    pub fn prepare_parser(&mut self) {
-        self.parser.prepare();
+        self.is_in_a_hurry = true;
     }
 
     /// Lists processes and the units they form.

@@ -69,7 +69,6 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
         }
     }
     let look = LookOptions { all: options.all, roots: options.roots.clone(), next_root: None };
-    eyes.prepare_parser();
     eyes.look_at(&units, &look, &is_wanted).await;
     let mut inspection = Inspection::default();
     let mut judge = Judge::default();

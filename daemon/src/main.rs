@@ -26,8 +26,6 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> report::Exit {
-    // Whatever speaks TLS uses this one provider; that somebody has chosen it before is no error.
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     match cli::read() {
         Ok(cli) => {
             telemetry::start(cli.log, cli.command.is_watched());

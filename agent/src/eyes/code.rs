@@ -297,15 +297,14 @@ pub(super) async fn files(
             Err(error) => {
                 files.insert(path.clone(), Err(error.to_string()));
             }
-            Ok(facts) => match summaries.find(&State::of(&facts, *python)) {
-                Some((what, header)) => {
+            Ok(facts) => {
+                if let Some((what, header)) = summaries.find(&State::of(&facts, *python)) {
                     files.insert(path.clone(), Ok(File { facts, what, header }));
-                }
-                None => {
+                } else {
                     changed.push((path.clone(), *python));
                     changed_paths.push(path.clone());
                 }
-            },
+            }
         }
     }
     let Ok(fetched) = turn.fetch(identity, &changed_paths).await else { return files };

@@ -38,7 +38,7 @@ impl Eyes {
     ) -> Vec<(ProcessIdentity, Arc<Sight>)> {
         let question = Question { options, manifests };
         let (read, mut readings) = mpsc::channel(AHEAD_MAX);
-        let Self { reader, parser, summaries, start_directories, .. } = self;
+        let Self { reader, parser, summaries, start_directories, is_in_a_hurry, .. } = self;
         let reader: &Reader = reader;
         let read_all = async move {
             for (unit, process) in due {
@@ -51,6 +51,9 @@ impl Eyes {
             }
         };
         let see_all = async {
+            if *is_in_a_hurry {
+                parser.prepare();
+            }
             let mut sights = Vec::with_capacity(due.len());
             let mut code = Coder { reader, parser, summaries, start_directories, question };
             for (unit, process) in due {

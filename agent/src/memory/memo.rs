@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// more than copying half of it.
 const GAP: u64 = 2048;
 /// How many ranges are compared at once: what is copied for it should stay in the processor's cache.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 64;
 /// Most bytes of one memo: the walk of an app of a thousand modules looks at a tenth of it.
 const MAX_BYTES: usize = 8 << 20;
 

@@ -1,9 +1,11 @@
 //! `unstale.inspect/1`.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use unstale_protocol::verdict::Verdict;
 
 /// The whole answer of `inspect`.
@@ -73,7 +75,7 @@ pub(crate) struct InspectWorker {
     /// A plain Python process with a terminal: never restarted.
     #[serde(default)]
     pub(crate) bystander: bool,
-    pub(crate) enums: Arc<Vec<InspectEnum>>,
+    pub(crate) enums: Arc<InspectEnums>,
 }
 
 /// Who brings a unit back.
@@ -81,6 +83,61 @@ pub(crate) struct InspectWorker {
 pub(crate) struct InspectSupervisor {
     pub(crate) kind: String,
     pub(crate) name: String,
+}
+
+/// The enums of workers that hold alike: forked children are many, so their JSON is made once.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Vec<InspectEnum>")]
+pub(crate) struct InspectEnums {
+    enums: Vec<InspectEnum>,
+    json: OnceLock<Box<RawValue>>,
+}
+
+impl InspectEnums {
+    /// How deep they stand in the answer, as `workers[].enums` in its indented form.
+    const INDENT: &str = "\n      ";
+}
+
+impl From<Vec<InspectEnum>> for InspectEnums {
+    fn from(enums: Vec<InspectEnum>) -> Self {
+        Self { enums, json: OnceLock::new() }
+    }
+}
+
+impl FromIterator<InspectEnum> for InspectEnums {
+    fn from_iter<I: IntoIterator<Item = InspectEnum>>(enums: I) -> Self {
+        Vec::from_iter(enums).into()
+    }
+}
+
+impl Deref for InspectEnums {
+    type Target = [InspectEnum];
+
+    fn deref(&self) -> &Self::Target {
+        &self.enums
+    }
+}
+
+impl PartialEq for InspectEnums {
+    fn eq(&self, other: &Self) -> bool {
+        self.enums == other.enums
+    }
+}
+
+impl Serialize for InspectEnums {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = match self.json.get() {
+            Some(json) => json,
+            None => {
+                let text = serde_json::to_string_pretty(&self.enums).map_err(serde::ser::Error::custom)?;
+                // A line never ends within a string of JSON.
+                let text = text.replace('\n', Self::INDENT);
+                let json = RawValue::from_string(text).map_err(serde::ser::Error::custom)?;
+                self.json.get_or_init(|| json)
+            }
+        };
+        json.serialize(serializer)
+    }
 }
 
 /// One enum, or a binding without one.

@@ -305,7 +305,7 @@ pub(super) mod tests {
             cure: (verdict == Verdict::Stale).then(|| "restart unit celery:4711".into()),
             untracked: 0,
             bystander: false,
-            enums: enums.into(),
+            enums: std::sync::Arc::new(enums.into()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the eyes saw, as `unstale.inspect/1` says it.
 
 use crate::api::{
-    Inspect, InspectBinding, InspectEnum, InspectLayer, InspectSummary, InspectSupervisor, InspectWorker,
+    Inspect, InspectBinding, InspectEnum, InspectEnums, InspectLayer, InspectSummary, InspectSupervisor, InspectWorker,
 };
 use crate::database::{self, DatabaseEnum};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(super) fn answer(inspection: &Inspection, layers: Layers<'_>, host: &str, ta
     let mut untracked: BTreeMap<&str, u32> = BTreeMap::new();
     let mut workers = Vec::new();
     // Forked children mostly hold what their siblings hold.
-    let mut last: Option<(&Arc<WorkerJudged>, Arc<Vec<InspectEnum>>)> = None;
+    let mut last: Option<(&Arc<WorkerJudged>, Arc<InspectEnums>)> = None;
     for inspected in &inspection.workers {
         let most = untracked.entry(inspected.unit.id.as_str()).or_default();
         *most = (*most).max(inspected.judged.untracked);
@@ -59,7 +59,7 @@ fn count(summary: &mut InspectSummary, worker: &InspectWorker) {
     summary.bystanders += u32::from(worker.bystander);
 }
 
-fn worker(inspected: &InspectedWorker, enums: Arc<Vec<InspectEnum>>) -> InspectWorker {
+fn worker(inspected: &InspectedWorker, enums: Arc<InspectEnums>) -> InspectWorker {
     let InspectedWorker { process, role, unit, python, judged, cost: _ } = inspected;
     let (verdict, because) = match judged.verdict {
         Some(verdict) => (verdict, judged.because.clone()),

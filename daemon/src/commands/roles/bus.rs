@@ -61,6 +61,8 @@ impl Wire {
         password: Option<&Secret>,
         config: &Config,
     ) -> anyhow::Result<Self> {
+        // Whatever speaks TLS to a broker uses this one provider; that somebody has chosen it before is no error.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let url = match stated {
             // Not read with the other arguments, which are repeated where they are wrong: it may hold a password.
             Some(stated) => {
