@@ -126,17 +126,13 @@ impl PartialEq for InspectEnums {
 
 impl Serialize for InspectEnums {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let json = match self.json.get() {
-            Some(json) => json,
-            None => {
-                let text = serde_json::to_string_pretty(&self.enums).map_err(serde::ser::Error::custom)?;
-                // A line never ends within a string of JSON.
-                let text = text.replace('\n', Self::INDENT);
-                let json = RawValue::from_string(text).map_err(serde::ser::Error::custom)?;
-                self.json.get_or_init(|| json)
-            }
-        };
-        json.serialize(serializer)
+        if let Some(json) = self.json.get() {
+            return json.serialize(serializer);
+        }
+        let text = serde_json::to_string_pretty(&self.enums).map_err(serde::ser::Error::custom)?;
+        // A line never ends within a string of JSON.
+        let json = RawValue::from_string(text.replace('\n', Self::INDENT)).map_err(serde::ser::Error::custom)?;
+        self.json.get_or_init(|| json).serialize(serializer)
     }
 }
 
