@@ -460,3 +460,39 @@ fn nobody_becomes_silent_while_the_bus_is_away() {
     assert!(!is_silent(&seat, 30 * MINUTE + 119_000));
     assert!(is_silent(&seat, 30 * MINUTE + 120_000));
 }
+
+#[test]
+fn what_was_said_to_an_earlier_reign_does_not_count() {
+    let mut seat = Seat::leading(1, 1);
+    seat.broadcast(7, 1);
+    let old = seat.last().clone();
+    for name in ["web-1", "web-2"] {
+        seat.hear(&report(name, 1, &old), 2);
+    }
+    seat.machine.handle_lease_lost(Moment(5));
+    seat.act();
+    seat.lead(Some(2), 10);
+    let reign = seat.last().clone();
+    seat.hear(&report("web-1", 2, &reign), 20);
+    assert_eq!(seat.ask("web-1", MINUTE), 0, "web-2 may act on a permit of another reign");
+    seat.hear(&report("web-2", 2, &reign), MINUTE + 1);
+    assert_eq!(seat.granted.len(), 1);
+}
+
+#[test]
+fn a_lost_list_of_hosts_stays_lost_over_a_restart() {
+    let mut first = Seat::leading(1, 1);
+    let other = Desired { epoch: Epoch(5), ..first.last().clone() };
+    first.hear(&report("web-1", 1, &other), 10);
+    first.lead(Some(6), 20);
+    first.broadcast(7, 30);
+    let known = first.last().clone();
+    let mut again = Seat::new(3, first.disk);
+    again.find(Some(&known), 5);
+    again.lead(Some(7), 10);
+    let reign = again.last().clone();
+    again.hear(&report("web-1", 2, &reign), 20);
+    assert_eq!(again.ask("web-1", MINUTE), 0);
+    again.machine.handle_stated_hosts(1, Moment(MINUTE)).unwrap();
+    assert_eq!(again.ask("web-1", MINUTE), 1);
+}
