@@ -190,21 +190,25 @@ fn the_help_lists_commands_and_exit_codes() {
     Usage: unstale [OPTIONS] <COMMAND>
 
     Commands:
-      inspect    Show what the Python workers on this host hold, and whether it is what their source
-                 says
-      up         Run coordinator and agent in one process for this host
-      broadcast  Announce a new schema version and wait until every worker has it: the deploy hook
-      status     Show where the fleet stands and what blocks it
-      why        Tell everything known about one worker, unit or host: evidence, history, next step
-      drain      Take units out of work: they take no new work, finish what they have, and stay out
-      undrain    Give drained units back
-      pause      Ask for no further restarts in a rollout until it is resumed
-      resume     Go on with a paused or halted rollout
-      abort      End a rollout; what has not begun to stop is left alone
-      demo       Play the whole story on this machine with a real worker, in a minute
-      doctor     Tell what this host lacks (rights, limits, supervisors) and how to set it
-      state      Look into a state directory
-      help       Print this message or the help of the given subcommand(s)
+      inspect      Show what the Python workers on this host hold, and whether it is what their source
+                   says
+      up           Run coordinator and agent in one process for this host
+      coordinator  Run the coordinator of a fleet
+      agent        Run the agent of this host, for a fleet
+      broadcast    Announce a new schema version and wait until every worker has it: the deploy hook
+      status       Show where the fleet stands and what blocks it
+      why          Tell everything known about one worker, unit or host: evidence, history, next step
+      drain        Take units out of work: they take no new work, finish what they have, and stay out
+      undrain      Give drained units back
+      pause        Ask for no further restarts in a rollout until it is resumed
+      resume       Go on with a paused or halted rollout
+      abort        End a rollout; what has not begun to stop is left alone
+      forget       Forget a host that will not come back: it uses no budget, and nothing waits for it
+      demo         Play the whole story on this machine with a real worker, in a minute
+      doctor       Tell what this host lacks (rights, limits, supervisors) and how to set it
+      keys         Make, show, enrol and rotate the keys that coordinator and agents sign with
+      state        Look into a state directory
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help
