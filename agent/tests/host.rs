@@ -190,7 +190,10 @@ async fn a_killed_helper_is_replaced_without_an_error() {
     let first = reader.child().pid().expect("running");
     let pid = rustix::process::Pid::from_raw(i32::try_from(first).expect("pid")).expect("pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    eventually(|| std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "))).await;
+    // It has ended when all of its threads have.
+    let threads = || std::fs::read_dir(format!("/proc/{first}/task")).map_or(0, Iterator::count);
+    let is_zombie = || std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    eventually(|| is_zombie() && threads() == 1).await;
     assert_eq!(reader.facts(&[own]).await.expect("facts").len(), 1);
 }
 
