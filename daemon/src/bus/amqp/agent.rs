@@ -1,15 +1,16 @@
 //! An agent on RabbitMQ: one connection, one channel; the stream of desired states, and answers addressed to it.
 
 use super::names::Names;
-use super::session::{Access, Ended, acknowledge, answered, arguments, next, publish, text};
+use super::session::{Access, acknowledge, answered, arguments, next, publish, text};
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel as Kind, Encoded};
 use crate::bus::queue;
-use crate::bus::sessions::Sessions;
+use crate::bus::sessions::{Ended, Sessions};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::FieldTable;
+use std::convert::Infallible;
 use unstale_protocol::ids::HostName;
 
 /// The name of its connection.
@@ -28,12 +29,11 @@ pub(super) const MANIFEST: &str = "manifest";
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: AgentSide, access: Access, names: Names, host: HostName) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
+    let mut sessions = Sessions::of(&access);
     loop {
-        match session(&mut side, &access, &names, &host, &mut sessions).await {
-            Ok(never) => match never {},
-            Err(Ended::Closed(_)) => return Ok(()),
-            Err(Ended::Failed(why)) => sessions.wait(why, &side.link).await?,
+        let Err(ended) = session(&mut side, &access, &names, &host, &mut sessions).await;
+        if !sessions.go_on(ended, &side.link).await? {
+            return Ok(());
         }
     }
 }
@@ -44,7 +44,7 @@ async fn session(
     names: &Names,
     host: &HostName,
     sessions: &mut Sessions,
-) -> Result<std::convert::Infallible, Ended> {
+) -> Result<Infallible, Ended> {
     let connection = access.connect(NAME).await?;
     let channel = answered("open a channel", connection.create_channel()).await?;
     answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;

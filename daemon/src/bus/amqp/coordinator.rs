@@ -5,11 +5,11 @@
 
 use super::agent::{MANIFEST, PERMIT};
 use super::names::Names;
-use super::session::{ANSWER_TIMEOUT, Access, Ended, acknowledge, answered, arguments, next, publish, text};
+use super::session::{ANSWER_TIMEOUT, Access, acknowledge, answered, arguments, next, publish, text};
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
 use crate::bus::queue;
-use crate::bus::sessions::Sessions;
+use crate::bus::sessions::{Ended, Sessions};
 use crate::clock::Clock;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -19,6 +19,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer, ExchangeKind};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -50,17 +51,15 @@ const ROUTE_MAX_BYTES: usize = 255;
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: CoordinatorSide, access: Access, names: Names, clock: Clock) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
+    let mut sessions = Sessions::of(&access);
     loop {
-        let ended = session(&mut side, &access, &names, clock, &mut sessions).await;
+        let Err(ended) = session(&mut side, &access, &names, clock, &mut sessions).await;
         // The lock went with the session.
         if deliver(&side.incoming, ToCoordinator::Lease(None)).is_err() {
             return Ok(());
         }
-        match ended {
-            Ok(never) => match never {},
-            Err(Ended::Closed(_)) => return Ok(()),
-            Err(Ended::Failed(why)) => sessions.wait(why, &side.link).await?,
+        if !sessions.go_on(ended, &side.link).await? {
+            return Ok(());
         }
     }
 }
@@ -71,7 +70,7 @@ async fn session(
     names: &Names,
     clock: Clock,
     sessions: &mut Sessions,
-) -> Result<std::convert::Infallible, Ended> {
+) -> Result<Infallible, Ended> {
     let writing = access.connect(NAME).await?;
     let writer = answered("open a channel", writing.create_channel()).await?;
     answered("confirm a channel", writer.confirm_select(ConfirmSelectOptions::default())).await?;

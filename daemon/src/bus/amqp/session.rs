@@ -1,7 +1,7 @@
 //! Connections to RabbitMQ: where, as whom, with which time limits; and what is said when one cannot be had.
 
 use crate::bus::address::AmqpUrl;
-use crate::bus::queue;
+use crate::bus::sessions::{self, Ended};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions};
@@ -10,7 +10,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
 use std::time::Duration;
-use tokio::sync::watch;
 use unstale_agent::display::escape;
 
 /// How long connecting may take, and with it the whole login.
@@ -23,32 +22,7 @@ const HEARTBEAT_SECONDS: u16 = 10;
 const FRAME_MAX: u32 = 8192;
 
 /// How the broker is reached.
-#[derive(Clone, Debug)]
-pub(crate) struct Access {
-    pub(crate) url: AmqpUrl,
-    /// Certificates, where files name them: authority, then certificate and key of this client. PEM.
-    pub(crate) authority: Option<Vec<u8>>,
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// End with an error where the first connection cannot be had, instead of waiting.
-    pub(crate) fail_fast: bool,
-}
-
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    /// The end behind the side is gone: so does the transport.
-    #[error("nobody listens any more")]
-    Closed(#[from] queue::Closed),
-    /// The broker, or the way to it.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<watch::error::RecvError> for Ended {
-    fn from(_: watch::error::RecvError) -> Self {
-        Self::Closed(queue::Closed)
-    }
-}
+pub(crate) type Access = sessions::Access<AmqpUrl>;
 
 /// Waits for the broker's answer to what `what` names.
 pub(super) async fn answered<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Ended> {

@@ -1,11 +1,13 @@
 //! An agent on Redis: one standing connection that reads, and a second one only while there is something to say.
 
 use super::names::Names;
-use super::session::{Access, BEGINNING, Connection, ENVELOPE, Ended, Entry, Refused, order};
+use super::session::{Access, BEGINNING, Connection, ENVELOPE, Entry, Refused, order};
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel, Encoded};
-use crate::bus::sessions::Sessions;
+use crate::bus::queue;
+use crate::bus::sessions::{Ended, Sessions};
 use redis::streams::StreamReadReply;
+use std::convert::Infallible;
 use std::time::Duration;
 use unstale_protocol::ids::HostName;
 
@@ -27,11 +29,11 @@ const IDLE: Duration = Duration::from_secs(2);
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: AgentSide, access: Access, names: Names, host: HostName) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
+    let mut sessions = Sessions::of(&access);
     loop {
-        match session(&mut side, &access, &names, &host, &mut sessions).await {
-            Ended::Closed(_) => return Ok(()),
-            Ended::Failed(why) => sessions.wait(why, &side.link).await?,
+        let Err(ended) = session(&mut side, &access, &names, &host, &mut sessions).await;
+        if !sessions.go_on(ended, &side.link).await? {
+            return Ok(());
         }
     }
 }
@@ -42,16 +44,9 @@ async fn session(
     names: &Names,
     host: &HostName,
     sessions: &mut Sessions,
-) -> Ended {
-    let begun = async {
-        let mut connection = access.connect(NAME, WAIT).await?;
-        let cursor = look_at_desired(&mut connection, names, side).await?;
-        Ok::<_, Ended>((connection, cursor))
-    };
-    let (connection, cursor) = match begun.await {
-        Ok(begun) => begun,
-        Err(ended) => return ended,
-    };
+) -> Result<Infallible, Ended> {
+    let mut connection = access.connect(NAME, WAIT).await?;
+    let cursor = look_at_desired(&mut connection, names, side).await?;
     // What was to be said before is old; the agent says everything again once it is connected.
     side.outgoing.clear();
     sessions.begin(&side.link);
@@ -69,20 +64,13 @@ async fn session(
             } else {
                 outgoing.receive().await
             };
-            let Some(message) = message else { return Ended::Closed(crate::bus::queue::Closed) };
-            match voice.say(message).await {
-                Ok(Some(answer)) => {
-                    if let Err(closed) = incoming.send(answer) {
-                        return closed.into();
-                    }
-                }
-                Ok(None) => {}
-                Err(ended) => return ended,
+            if let Some(answer) = voice.say(message.ok_or(queue::Closed)?).await? {
+                incoming.send(answer)?;
             }
         }
     };
     tokio::select! {
-        ended = read => ended,
+        ended = read => Err(ended),
         ended = speak => ended,
     }
 }
@@ -103,7 +91,7 @@ async fn read(
     names: &Names,
     host: &HostName,
     mut desired: String,
-    incoming: &crate::bus::queue::Sender<ToAgent>,
+    incoming: &queue::Sender<ToAgent>,
 ) -> Ended {
     let streams = [names.desired(), names.permits(host)];
     // Old permits die by their nonce.

@@ -4,15 +4,16 @@
 
 use super::agent::has_begun_anew;
 use super::names::Names;
-use super::session::{Access, BEGINNING, Connection, Ended, Entry, Refused, order};
+use super::session::{Access, BEGINNING, Connection, Entry, Refused, order};
 use crate::bus::backoff::random;
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
 use crate::bus::queue;
-use crate::bus::sessions::Sessions;
+use crate::bus::sessions::{Ended, Sessions};
 use crate::clock::Clock;
 use redis::streams::StreamReadReply;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use unstale_protocol::fingerprint::Fingerprint;
@@ -76,15 +77,15 @@ return 1";
 /// # Errors
 /// Where the first connection cannot be had and [`Access::fail_fast`] is set.
 pub(crate) async fn run(mut side: CoordinatorSide, access: Access, names: Names, clock: Clock) -> anyhow::Result<()> {
-    let mut sessions = Sessions::new(access.url.to_string(), access.fail_fast);
+    let mut sessions = Sessions::of(&access);
     // One life of this process: a name that nobody else takes.
     let holder = format!("{:016x}{:016x}", random(), random());
     // Up to where reports were read, in any session of this life.
     let mut cursor = None;
     loop {
-        match session(&mut side, &access, &names, (&holder, clock), (&mut sessions, &mut cursor)).await {
-            Ended::Closed(_) => return Ok(()),
-            Ended::Failed(why) => sessions.wait(why, &side.link).await?,
+        let Err(ended) = session(&mut side, &access, &names, (&holder, clock), (&mut sessions, &mut cursor)).await;
+        if !sessions.go_on(ended, &side.link).await? {
+            return Ok(());
         }
     }
 }
@@ -95,25 +96,20 @@ async fn session(
     names: &Names,
     (holder, clock): (&str, Clock),
     (sessions, cursor): (&mut Sessions, &mut Option<String>),
-) -> Ended {
-    let begun = async {
-        let mut reader = access.connect(NAME, WAIT).await?;
-        let newest = reader.newest(&names.reports(), 1).await?;
-        let newest = newest.last().map_or_else(|| BEGINNING.to_owned(), |entry| entry.id.clone());
-        let cursor = match cursor.take() {
-            Some(last) if order(&last) <= order(&newest) => last,
-            // The stream has begun anew.
-            Some(_) => BEGINNING.to_owned(),
-            // Reports of before this life are old: agents report at every reign.
-            None => newest,
-        };
-        let writer = access.connect(NAME, Duration::ZERO).await?;
-        Ok::<_, Ended>((reader, cursor, writer))
+) -> Result<Infallible, Ended> {
+    let mut reader = access.connect(NAME, WAIT).await?;
+    let newest = reader.newest(&names.reports(), 1).await?;
+    let newest = newest.last().map_or_else(|| BEGINNING.to_owned(), |entry| entry.id.clone());
+    let after = match cursor.take() {
+        Some(last) if order(&last) <= order(&newest) => last,
+        // The stream has begun anew.
+        Some(_) => BEGINNING.to_owned(),
+        // Reports of before this life are old: agents report at every reign.
+        None => newest,
     };
-    let (reader, after, mut connection) = match begun.await {
-        Ok(begun) => begun,
-        Err(ended) => return ended,
-    };
+    // Kept from here on, also where the second connection cannot be had.
+    let cursor = cursor.insert(after);
+    let mut connection = access.connect(NAME, Duration::ZERO).await?;
     // Permits that could not be sent are asked for again.
     side.outgoing.clear();
     if sessions.is_first() {
@@ -171,14 +167,10 @@ async fn session(
             }
         }
     };
-    let read = read(reader, names, cursor.insert(after), incoming);
-    let ended: Result<std::convert::Infallible, Ended> = tokio::select! {
+    let read = read(reader, names, cursor, incoming);
+    tokio::select! {
         ended = write => ended,
         ended = read => Err(ended),
-    };
-    match ended {
-        Ok(never) => match never {},
-        Err(ended) => ended,
     }
 }
 

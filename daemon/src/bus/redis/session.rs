@@ -1,6 +1,7 @@
 //! Connections to Redis: where, as whom, with which time limits; and what is said when one cannot be had.
 
 use crate::bus::address::RedisUrl;
+use crate::bus::sessions::{self, Ended};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
@@ -10,7 +11,6 @@ use redis::{
     IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates, Value,
 };
 use std::time::Duration;
-use tokio::sync::watch;
 use unstale_agent::display::escape;
 
 /// How long connecting may take, and with it the whole login.
@@ -25,32 +25,7 @@ pub(super) const ENVELOPE: &str = "e";
 pub(super) const BEGINNING: &str = "0-0";
 
 /// How the server is reached.
-#[derive(Clone, Debug)]
-pub(crate) struct Access {
-    pub(crate) url: RedisUrl,
-    /// Certificates, where files name them: authority, then certificate and key of this client. PEM.
-    pub(crate) authority: Option<Vec<u8>>,
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// End with an error where the first connection cannot be had, instead of waiting.
-    pub(crate) fail_fast: bool,
-}
-
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    /// The end behind the side is gone: so does the transport.
-    #[error("nobody listens any more")]
-    Closed(#[from] crate::bus::queue::Closed),
-    /// The server, or the way to it.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<watch::error::RecvError> for Ended {
-    fn from(_: watch::error::RecvError) -> Self {
-        Self::Closed(crate::bus::queue::Closed)
-    }
-}
+pub(crate) type Access = sessions::Access<RedisUrl>;
 
 /// Why one command failed.
 #[derive(Debug)]
