@@ -78,15 +78,22 @@ pub(crate) struct InspectArgs {
     pub(crate) output: OutputArgs,
 }
 
+/// Where the control API listens.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SocketArgs {
+    /// Where the control API listens. Default: `/run/unstale/coordinator.sock` for root, else
+    /// `$XDG_RUNTIME_DIR/unstale/coordinator.sock`.
+    #[arg(long, value_name = "PATH", env = "UNSTALE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
 /// `unstale up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) state: StateDirArgs,
-    /// Where the control API listens. Default: `/run/unstale/coordinator.sock` for root, else
-    /// `$XDG_RUNTIME_DIR/unstale/coordinator.sock`.
-    #[arg(long, value_name = "PATH", env = "UNSTALE_SOCKET")]
-    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) socket: SocketArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -198,10 +205,8 @@ pub(crate) struct CoordinatorRoleArgs {
     pub(crate) expect_hosts: Option<u32>,
     #[command(flatten)]
     pub(crate) state: StateDirArgs,
-    /// Where the control API listens. Default: `/run/unstale/coordinator.sock` for root, else
-    /// `$XDG_RUNTIME_DIR/unstale/coordinator.sock`.
-    #[arg(long, value_name = "PATH", env = "UNSTALE_SOCKET")]
-    pub(crate) socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) socket: SocketArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
 }

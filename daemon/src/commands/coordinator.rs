@@ -22,7 +22,7 @@ pub(super) async fn run(args: CoordinatorRoleArgs, surroundings: Surroundings) -
     let wire = Wire::find(&args.bus, &config)?;
     let seal = wire.seal(&args.bus, &config, &surroundings, Role::Coordinator)?;
     let state_path = store::choose_dir(args.state.state_dir.as_deref(), &config, &surroundings)?;
-    let socket = roles::socket(args.socket.as_ref(), &config, &surroundings)?;
+    let socket = roles::socket(args.socket.socket.as_ref(), &config, &surroundings)?;
     let state = StateDir::take(&state_path)?;
     let listener = Listener::bind(&socket)?;
     let tasks = TaskTracker::new();

@@ -21,7 +21,7 @@ use unstale_protocol::ids::HostName;
 pub(super) async fn run(args: UpArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
     let config = Config::read(args.config.config.as_deref())?;
     let state_path = store::choose_dir(args.state.state_dir.as_deref(), &config, &surroundings)?;
-    let socket = roles::socket(args.socket.as_ref(), &config, &surroundings)?;
+    let socket = roles::socket(args.socket.socket.as_ref(), &config, &surroundings)?;
     let name = roles::name(&config)?;
     let state = StateDir::take(&state_path)?;
     let listener = Listener::bind(&socket)?;
