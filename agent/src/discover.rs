@@ -95,7 +95,7 @@ impl Discovery {
             return Ok(last.clone());
         }
         self.last = None;
-        let facts = reader.facts(&asked).await?;
+        let facts = reader.turn().await.facts(&asked).await?;
         self.learn(&asked, facts);
         let scan = self.assemble();
         self.last = Some(scan.clone());

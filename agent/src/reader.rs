@@ -123,51 +123,6 @@ impl Reader {
     pub async fn turn(&self) -> Turn<'_> {
         Turn(self.0.lock().await)
     }
-
-    /// As [`Turn::facts`], as soon as nobody else asks.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn facts(&self, pids: &[Pid]) -> Result<Vec<Facts>, child::Error> {
-        self.turn().await.facts(pids).await
-    }
-
-    /// As [`Turn::read`], as soon as nobody else asks.
-    pub async fn read(&self, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
-        self.turn().await.read(identity, options).await
-    }
-
-    /// As [`Turn::find`], as soon as nobody else asks.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn find(&self, identity: ProcessIdentity, query: Query) -> Result<Lookup, Error> {
-        self.turn().await.find(identity, query).await
-    }
-
-    /// As [`Turn::fetch`], as soon as nobody else asks.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn fetch(
-        &self,
-        identity: ProcessIdentity,
-        paths: &[String],
-    ) -> Result<Vec<Result<Fetched, files::Error>>, child::Error> {
-        self.turn().await.fetch(identity, paths).await
-    }
-
-    /// As [`Turn::stat`], as soon as nobody else asks.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn stat(
-        &self,
-        identity: ProcessIdentity,
-        paths: &[String],
-    ) -> Result<Vec<Result<FileFacts, files::Error>>, child::Error> {
-        self.turn().await.stat(identity, paths).await
-    }
 }
 
 /// The right to ask the reader. A deadline begins when it is asked.

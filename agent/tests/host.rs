@@ -106,14 +106,14 @@ async fn the_reader_reads_enums_within_its_sandbox() {
     let mut reader = reader();
     let identity = reader::identify(started.pid()).expect("identity");
     for _ in 0..2 {
-        let reading = reader.read(identity, &ReadOptions::default()).await;
+        let reading = reader.turn().await.read(identity, &ReadOptions::default()).await;
         assert_eq!(reading.outcome, Outcome::Complete);
         let names: Vec<String> = reading.enums.iter().map(|class| class.name.to_string()).collect();
         assert_eq!(names, ["__main__:Color"]);
     }
     assert_eq!(reader.child().starts(), 1);
     drop(started);
-    let reading = reader.read(identity, &ReadOptions::default()).await;
+    let reading = reader.turn().await.read(identity, &ReadOptions::default()).await;
     assert_eq!(reading.outcome, Outcome::Gone);
 }
 
@@ -171,14 +171,14 @@ async fn a_helper_that_misbehaves_is_replaced() {
 async fn a_stopped_reader_costs_one_deadline() {
     let mut reader = reader();
     let own = reader::identify(Pid(std::process::id())).expect("identity");
-    reader.facts(&[own.pid]).await.expect("facts");
+    reader.turn().await.facts(&[own.pid]).await.expect("facts");
     let stopped = reader.child().pid().expect("running");
     let pid = rustix::process::Pid::from_raw(i32::try_from(stopped).expect("pid")).expect("pid");
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
-    let reading = reader.read(own, &ReadOptions::default()).await;
+    let reading = reader.turn().await.read(own, &ReadOptions::default()).await;
     assert_eq!(reading.outcome, Outcome::Timeout);
     assert!(!Path::new(&format!("/proc/{stopped}/exe")).exists(), "the stopped one is gone");
-    assert_eq!(reader.facts(&[own.pid]).await.expect("facts").len(), 1);
+    assert_eq!(reader.turn().await.facts(&[own.pid]).await.expect("facts").len(), 1);
     assert_eq!(reader.child().starts(), 2);
 }
 
@@ -186,7 +186,7 @@ async fn a_stopped_reader_costs_one_deadline() {
 async fn a_killed_helper_is_replaced_without_an_error() {
     let mut reader = reader();
     let own = Pid(std::process::id());
-    reader.facts(&[own]).await.expect("facts");
+    reader.turn().await.facts(&[own]).await.expect("facts");
     let first = reader.child().pid().expect("running");
     let pid = rustix::process::Pid::from_raw(i32::try_from(first).expect("pid")).expect("pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
@@ -194,7 +194,7 @@ async fn a_killed_helper_is_replaced_without_an_error() {
     let threads = || std::fs::read_dir(format!("/proc/{first}/task")).map_or(0, Iterator::count);
     let is_zombie = || std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     eventually(|| is_zombie() && threads() == 1).await;
-    assert_eq!(reader.facts(&[own]).await.expect("facts").len(), 1);
+    assert_eq!(reader.turn().await.facts(&[own]).await.expect("facts").len(), 1);
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -249,7 +249,7 @@ async fn a_worker_behind_a_link_would_import_the_release_that_the_link_names_now
     let scan = discovery.scan(&mut reader).await.expect("scan");
     let process = unit(&scan, started.pid()).root().expect("root").clone();
     let options = ReadOptions { list_modules: true, ..ReadOptions::default() };
-    let reading = reader.read(process.identity, &options).await;
+    let reading = reader.turn().await.read(process.identity, &options).await;
     let interpreter = reading.interpreter.expect("interpreter");
     let variable = |name: &str| process.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
     let query = Query {
@@ -263,7 +263,7 @@ async fn a_worker_behind_a_link_would_import_the_release_that_the_link_names_now
         root: None,
         supervisor_directory: None,
     };
-    let lookup = reader.find(process.identity, query).await.expect("lookup");
+    let lookup = reader.turn().await.find(process.identity, query).await.expect("lookup");
     assert_eq!(lookup.start.from, StartFrom::PwdThroughLink);
     let path = |below: &str| root.join(below).to_str().expect("text").to_owned();
     let found = |module: &str| lookup.findings.iter().find(|finding| finding.module == module).expect("a finding");
@@ -271,7 +271,7 @@ async fn a_worker_behind_a_link_would_import_the_release_that_the_link_names_now
     assert_eq!(enums.imported_from, Some(path("releases/6/app/enums.py")));
     assert_eq!(enums.next, Located::Source { path: path("current/app/enums.py") });
     assert_eq!(found("__main__").next, Located::Source { path: path("current/app/run.py") });
-    let files = reader.fetch(process.identity, &[path("current/app/enums.py")]).await.expect("files");
+    let files = reader.turn().await.fetch(process.identity, &[path("current/app/enums.py")]).await.expect("files");
     let file = files[0].as_ref().expect("a file");
     assert_eq!(file.facts.path_resolved, path("releases/7/app/enums.py"));
     assert!(String::from_utf8_lossy(&file.bytes).contains("R7"));
@@ -301,10 +301,10 @@ async fn a_link_in_a_chroot_does_not_lead_to_the_hosts_file() {
     let started = say(command);
     let identity = reader::identify(started.pid()).expect("identity");
     let reader = reader();
-    let facts = reader.facts(&[started.pid()]).await.expect("facts");
+    let facts = reader.turn().await.facts(&[started.pid()]).await.expect("facts");
     assert_eq!((facts[0].cwd.as_deref(), facts[0].other_root), (Some("/app"), true));
     let paths = ["/app/enums.py", "/inside", "/host", "/up", "/magic"].map(str::to_owned);
-    let files = reader.fetch(identity, &paths).await.expect("files");
+    let files = reader.turn().await.fetch(identity, &paths).await.expect("files");
     let bytes: Vec<Option<&[u8]>> = files.iter().map(|file| file.as_ref().ok().map(|file| &file.bytes[..])).collect();
     assert_eq!(bytes, [Some(&b"A = 1\n"[..]), Some(b"inside\n"), None, None, None]);
     assert!(matches!(&files[2], Err(files::Error::NotFound { .. })), "{:?}", files[2]);

@@ -209,7 +209,7 @@ impl Code<'_> {
         let stat = header::SourceStat { size: source.size, mtime_s: source.mtime_s, mtime_ns: source.mtime_ns };
         let text = match (found.validity, path) {
             (header::Validity::CheckedHash(_), Some(path)) => {
-                match self.reader.fetch(self.process.identity, &[path.to_owned()]).await {
+                match self.reader.turn().await.fetch(self.process.identity, &[path.to_owned()]).await {
                     Ok(fetched) => fetched.into_iter().next().and_then(Result::ok).map(|file| file.bytes),
                     Err(_) => None,
                 }
@@ -245,7 +245,7 @@ impl Code<'_> {
             }
             names.extend(missing.iter().cloned());
             let query = self.query(interpreter, missing.iter().map(LoadedModule::unloaded).collect());
-            let Ok(lookup) = self.reader.find(self.process.identity, query).await else { break };
+            let Ok(lookup) = self.reader.turn().await.find(self.process.identity, query).await else { break };
             let mut found: Vec<Found> = lookup
                 .findings
                 .into_iter()

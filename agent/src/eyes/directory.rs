@@ -16,7 +16,7 @@ impl Eyes {
             paths.push(if parent.is_empty() { "/".to_owned() } else { parent.to_owned() });
             rest = parent;
         }
-        let Ok(stats) = self.reader.stat(identity, &paths).await else {
+        let Ok(stats) = self.reader.turn().await.stat(identity, &paths).await else {
             return Directory { owner: None, distrust: Some(format!("{root} cannot be looked at")) };
         };
         let mut directory = Directory::default();

@@ -37,7 +37,7 @@ impl Eyes {
         for process in &unit.processes {
             let asked = Self::read_options(unit, process, options, &[]);
             let asked = ReadOptions { list_modules: true, ..asked };
-            let reading = self.reader.read(process.identity, &asked).await;
+            let reading = self.reader.turn().await.read(process.identity, &asked).await;
             match (&reading.outcome, reading.interpreter) {
                 (Outcome::Complete, Some(interpreter)) => {
                     first.get_or_insert((process.identity, interpreter));
@@ -74,7 +74,8 @@ impl Eyes {
         query: &(dyn Fn(Vec<LoadedModule>) -> Query + Sync),
     ) -> Result<(), String> {
         let loaded: Vec<LoadedModule> = modules.into_values().collect();
-        let lookup = self.reader.find(identity, query(loaded.clone())).await.map_err(|error| error.to_string())?;
+        let lookup =
+            self.reader.turn().await.find(identity, query(loaded.clone())).await.map_err(|error| error.to_string())?;
         let mut paths = BTreeMap::new();
         for (finding, module) in lookup.findings.into_iter().zip(&loaded) {
             match finding.next {
@@ -134,7 +135,7 @@ impl Eyes {
         if asked.is_empty() {
             return Ok(());
         }
-        let lookup = self.reader.find(identity, query(asked)).await.map_err(|error| error.to_string())?;
+        let lookup = self.reader.turn().await.find(identity, query(asked)).await.map_err(|error| error.to_string())?;
         for finding in lookup.findings {
             if let (Located::Absent { .. }, Some((module, need))) = (&finding.next, wanted.get(&finding.module)) {
                 return Err(format!(

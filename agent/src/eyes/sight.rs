@@ -42,7 +42,7 @@ impl Eyes {
         let reader: &Reader = reader;
         let read_all = async move {
             for (unit, process) in due {
-                let reading = reader.read(process.identity, &question.first(unit, process)).await;
+                let reading = reader.turn().await.read(process.identity, &question.first(unit, process)).await;
                 if read.send(reading).await.is_err() {
                     return;
                 }
@@ -123,7 +123,7 @@ impl Coder<'_> {
             return sight;
         }
         let wide = ReadOptions { list_modules: true, ..asked };
-        let reading = self.reader.read(process.identity, &wide).await;
+        let reading = self.reader.turn().await.read(process.identity, &wide).await;
         self.behind(unit, process, reading).await
     }
 

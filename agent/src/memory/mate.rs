@@ -54,9 +54,6 @@ impl Mate {
             while let Ok(Job { memo, source, is_own, pass, mut buffer }) = asked.recv() {
                 let mut cost = Cost::default();
                 let result = memo.compare(source.as_ref(), is_own, &pass, &mut buffer, &mut cost);
-                if result.is_err() {
-                    pass.give_up();
-                }
                 if answer.send(Done { result, cost, buffer }).is_err() {
                     return;
                 }

@@ -196,8 +196,8 @@ impl Memo {
         self.changing.room().max(self.lasting.room())
     }
 
-    /// Compares piece after piece with a process, until none is left or one differs. Several may work at one pass.
-    /// `is_own` says that it is the process that was walked. `buffer` has [`Self::room`].
+    /// Compares piece after piece with a process, until none is left, one differs or cannot be had. Several may work
+    /// at one pass. `is_own` says that it is the process that was walked. `buffer` has [`Self::room`].
     pub(crate) fn compare(
         &self,
         source: &dyn Source,
@@ -207,15 +207,16 @@ impl Memo {
         cost: &mut Cost,
     ) -> Result<(), Error> {
         let lasting = if is_own { 0 } else { self.lasting.pieces.len() };
-        while !pass.differs.load(Ordering::Relaxed) {
+        while !pass.differs() {
             let index = pass.next.fetch_add(1, Ordering::Relaxed);
             let same = match index.checked_sub(self.changing.pieces.len()) {
-                None => self.changing.piece_is_in(index, source, buffer, cost)?,
-                Some(index) if index < lasting => self.lasting.piece_is_in(index, source, buffer, cost)?,
+                None => self.changing.piece_is_in(index, source, buffer, cost),
+                Some(index) if index < lasting => self.lasting.piece_is_in(index, source, buffer, cost),
                 Some(_) => return Ok(()),
             };
-            if !same {
+            if !matches!(same, Ok(true)) {
                 pass.differs.store(true, Ordering::Relaxed);
+                return same.map(|_| ());
             }
         }
         Ok(())
@@ -233,11 +234,6 @@ impl Pass {
     /// Tells whether a difference was found.
     pub(crate) fn differs(&self) -> bool {
         self.differs.load(Ordering::Relaxed)
-    }
-
-    /// Tells that it is of no use to go on.
-    pub(crate) fn give_up(&self) {
-        self.differs.store(true, Ordering::Relaxed);
     }
 }
 
