@@ -28,8 +28,6 @@ use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, HostName, Pid, SlotId};
 use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 
-pub(crate) use wire::key_interval;
-
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
 const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
@@ -153,7 +151,7 @@ impl Driver {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         self.act()?;
         self.desk.is_ready.send_replace(true);
-        let mut keys_due = key_interval();
+        let mut keys_due = self.seal.keys_due();
         loop {
             tokio::select! {
                 message = self.bus.next() => match message {
@@ -165,7 +163,7 @@ impl Driver {
                     None => return Ok(()),
                 },
                 () = self.clock.until(self.machine.poll_timeout()) => self.machine.handle_timeout(self.clock.now()),
-                _ = keys_due.tick() => self.refresh_keys()?,
+                () = keys_due.tick() => self.refresh_keys()?,
                 () = shutdown.cancelled() => return Ok(()),
             }
             self.act()?;

@@ -4,10 +4,12 @@
 //! algorithm: nothing in a message can change any of them. A key's id is derived from the key itself. Used by the
 //! envelopes of the bus and by `unstale keys`; nothing here knows a message.
 
+mod due;
 mod place;
 mod private;
 mod ring;
 
+pub(crate) use due::KeysDue;
 pub(crate) use place::{KeyPlace, Stamp};
 pub(crate) use private::PrivateKey;
 pub(crate) use ring::Ring;

@@ -5,7 +5,7 @@
 //! is the key's, whatever `alg` says. What does not fit is counted by reason and changes nothing. The drivers of
 //! coordinator and agent close and open; transports carry bytes.
 
-use crate::keys::{ALGORITHM, KeyError, KeyId, KeyPlace, PrivateKey, PublicKey, Ring, Role, Stamp};
+use crate::keys::{ALGORITHM, KeyError, KeyId, KeyPlace, KeysDue, PrivateKey, PublicKey, Ring, Role, Stamp};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -238,6 +238,11 @@ impl Seal {
             Trust::Anybody => None,
             Trust::Keys(keys) => Some(keys.own.public().id()),
         }
+    }
+
+    /// Returns when [`Self::refresh`] is due.
+    pub(crate) fn keys_due(&self) -> KeysDue {
+        KeysDue::new(matches!(self.trust, Trust::Keys(_)))
     }
 
     /// Reads the keys again where their files have changed: what is installed or removed counts without a restart.

@@ -5,22 +5,10 @@ use crate::api::StatusBus;
 use crate::bus::ends::{Link, ToCoordinator};
 use crate::bus::envelope::{Channel, Encoded, Rejected};
 use anyhow::Context as _;
-use std::time::Duration;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::message::{Desired, Upward};
 use unstale_protocol::time::Moment;
-
-/// How often the files of keys are looked at.
-const KEY_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Returns when the files of keys are to be looked at.
-pub(crate) fn key_interval() -> Interval {
-    let mut interval = interval(KEY_INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
 
 impl Driver {
     pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {

@@ -4,7 +4,6 @@
 
 use crate::bus::ends::{AgentEnd, FromAgent, Link, ToAgent};
 use crate::bus::envelope::{Channel, Encoded, Rejected, Seal};
-use crate::coordinator::key_interval;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -27,7 +26,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut post = Post { seal, host };
-    let mut keys_due = key_interval();
+    let mut keys_due = post.seal.keys_due();
     loop {
         let message = tokio::select! {
             message = bus.next() => match message {
@@ -43,7 +42,7 @@ pub(super) async fn run(
                 }
                 None
             }
-            _ = keys_due.tick() => {
+            () = keys_due.tick() => {
                 post.seal.refresh();
                 None
             }
