@@ -2,6 +2,7 @@
 
 mod ask;
 mod cure;
+mod demo;
 mod hand;
 mod hold;
 mod hosts;

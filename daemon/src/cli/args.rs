@@ -408,12 +408,18 @@ pub(crate) struct ForgetArgs {
 /// `unstale demo`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
+    /// Play it on three hosts, each with an agent and a worker, over a private Redis.
+    #[arg(long)]
+    pub(crate) fleet: bool,
     /// Use this virtual environment, which has celery, sqlalchemy and supervisor, instead of a private one.
     #[arg(long, value_name = "DIR", env = "UNSTALE_DEMO_VENV")]
     pub(crate) venv: Option<PathBuf>,
     /// The Python that a private virtual environment is made with.
     #[arg(long, value_name = "PROGRAM", default_value = "python3", env = "UNSTALE_DEMO_PYTHON")]
     pub(crate) python: PathBuf,
+    /// The Redis or Valkey server of `--fleet`.
+    #[arg(long, value_name = "PROGRAM", default_value = "redis-server", env = "UNSTALE_DEMO_REDIS")]
+    pub(crate) redis: PathBuf,
 }
 
 /// `unstale doctor`.
