@@ -3,10 +3,13 @@
 mod ask;
 mod cure;
 mod demo;
+mod faults;
+mod forgotten;
 mod hand;
 mod hold;
 mod hosts;
 mod local;
+mod network;
 mod noise;
 
 use crate::harness::app::{App, Place};

@@ -5,11 +5,16 @@
 
 pub(crate) mod app;
 pub(crate) mod broker;
+pub(crate) mod bus;
 pub(crate) mod hosts;
+pub(crate) mod namespaces;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod rabbitmq;
+pub(crate) mod rollout;
+pub(crate) mod sentinel;
 pub(crate) mod systemd;
 pub(crate) mod unstale;
 pub(crate) mod wait;

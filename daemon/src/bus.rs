@@ -13,6 +13,10 @@ mod contract;
 pub(crate) mod embedded;
 pub(crate) mod ends;
 pub(crate) mod envelope;
+#[cfg(test)]
+#[expect(dead_code, reason = "the tests of whole fleets use the rest")]
+#[path = "../../tests/harness/proxy.rs"]
+mod proxy;
 mod queue;
 pub(crate) mod redis;
 mod sessions;

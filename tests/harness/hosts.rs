@@ -3,16 +3,16 @@
 //! Each agent looks only at what lies below a place of its own, which is its host.
 
 use crate::harness::app::{App, Place};
-use crate::harness::broker::Broker;
+use crate::harness::bus::Bus;
 use crate::harness::process::Running;
 use crate::harness::python::{newest, venv};
-use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::unstale::{Answer, QUICK, Up, array, program, text, unstale};
 use crate::harness::wait::{eventually, eventually_some};
 use crate::harness::workers::{Program, Supervisord, celery_command};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use std::process::Command;
 
 /// One host: an app, its worker under supervisord, its agent.
 #[derive(Debug)]
@@ -27,47 +27,6 @@ pub(crate) struct Host {
     pub(crate) app: App,
     /// Everything of it.
     pub(crate) place: Place,
-}
-
-/// What the fleet talks over.
-#[derive(Debug)]
-pub(crate) enum Bus {
-    /// Redis.
-    Redis(Broker),
-    /// RabbitMQ.
-    RabbitMq(RabbitMq),
-}
-
-impl Bus {
-    fn for_coordinator(&self) -> String {
-        match self {
-            Self::Redis(broker) => broker.for_coordinator(),
-            Self::RabbitMq(broker) => broker.for_coordinator(),
-        }
-    }
-
-    fn for_agents(&self) -> String {
-        match self {
-            Self::Redis(broker) => broker.for_agents(),
-            Self::RabbitMq(broker) => broker.for_agents(),
-        }
-    }
-
-    /// Kills the broker and starts it again.
-    pub(crate) fn kill_and_restart(&mut self) {
-        match self {
-            Self::Redis(broker) => broker.kill_and_restart(),
-            Self::RabbitMq(broker) => broker.kill_and_restart(),
-        }
-    }
-
-    /// Runs a command of Redis.
-    pub(crate) fn redis(&self, words: &[&str]) -> String {
-        match self {
-            Self::Redis(broker) => broker.admin(words),
-            Self::RabbitMq(_) => panic!("no Redis"),
-        }
-    }
 }
 
 /// The whole.
@@ -98,12 +57,22 @@ pub(crate) fn start_coordinator(place: &Place, url: &str) -> Up {
 
 /// The same, without waiting for anything.
 pub(crate) fn begin_coordinator(place: &Place, url: &str) -> Up {
+    run_coordinator(place, coordinator_command(place, url))
+}
+
+/// The command of a coordinator on this place's keys, state and socket.
+fn coordinator_command(place: &Place, url: &str) -> Command {
     let config = place.join("coordinator.toml");
     fs::write(&config, "").expect("a configuration file");
     let (socket, state) = (place.join("coordinator.sock"), place.join("coordinator-state"));
     let mut command = program();
     command.arg("coordinator").arg("--state-dir").arg(&state).arg("--socket").arg(&socket).arg("--config").arg(&config);
     command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
+    command
+}
+
+fn run_coordinator(place: &Place, mut command: Command) -> Up {
+    let (socket, state) = (place.join("coordinator.sock"), place.join("coordinator-state"));
     let process = Running::start(&mut command, &place.join("coordinator.log"));
     Up { process, socket, state }
 }
@@ -119,12 +88,21 @@ pub(crate) fn wait_for_lead(up: &mut Up) {
 
 /// Starts an agent on this place's keys and state.
 pub(crate) fn start_agent(place: &Place, url: &str, name: &str) -> Running {
+    run_agent(place, agent_command(place, url, name))
+}
+
+/// The command of an agent on this place's keys and state.
+fn agent_command(place: &Place, url: &str, name: &str) -> Command {
     let config = place.join("agent.toml");
     fs::write(&config, QUICK).expect("a configuration file");
     let mut command = program();
     command.args(["agent", "--host", name]).arg("--state-dir").arg(place.join("agent-state"));
     command.arg("--root").arg(place.path()).arg("--config").arg(&config);
     command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
+    command
+}
+
+fn run_agent(place: &Place, mut command: Command) -> Running {
     Running::start(&mut command, &place.join("agent.log"))
 }
 
@@ -138,26 +116,42 @@ pub(crate) fn enrol(coordinator: &Place, agents: &[(&str, &Place)]) {
     }
 }
 
+impl Bus {
+    /// Starts a coordinator on this bus, and waits until it leads.
+    fn start_coordinator(&self, place: &Place) -> Up {
+        let command = coordinator_command(place, &self.for_coordinator());
+        let mut up = run_coordinator(place, self.beside_the_broker(command));
+        wait_for_lead(&mut up);
+        up
+    }
+
+    /// Starts an agent on this bus.
+    fn start_agent(&self, place: &Place, name: &str) -> Running {
+        run_agent(place, self.among_the_hosts(agent_command(place, &self.for_agents(), name)))
+    }
+}
+
 impl Fleet {
     /// Starts it with these hosts, each with one fresh worker that takes tasks, and waits until all were looked at.
     pub(crate) fn start(names: &[&str]) -> Self {
         let place = Place::new();
-        let bus = Bus::Redis(Broker::start(&place));
+        let bus = Bus::on_redis(&place);
         Self::start_on(place, bus, names)
     }
 
     /// The same over RabbitMQ.
     pub(crate) fn start_on_rabbitmq(names: &[&str]) -> Self {
         let place = Place::new();
-        let bus = Bus::RabbitMq(RabbitMq::start(&place.join("rabbitmq")));
+        let bus = Bus::on_rabbitmq(&place);
         Self::start_on(place, bus, names)
     }
 
-    fn start_on(place: Place, bus: Bus, names: &[&str]) -> Self {
+    /// The same over a bus that lies in this place.
+    pub(crate) fn start_on(place: Place, bus: Bus, names: &[&str]) -> Self {
         let places: Vec<Place> = names.iter().map(|_| Place::new()).collect();
         let all: Vec<(&str, &Place)> = names.iter().copied().zip(&places).collect();
         enrol(&place, &all);
-        let coordinator = start_coordinator(&place, &bus.for_coordinator());
+        let coordinator = bus.start_coordinator(&place);
         let venv = venv(&newest(), "worker");
         let hosts = names
             .iter()
@@ -168,7 +162,7 @@ impl Fleet {
                 let worker = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
                 let supervisord = Supervisord::start(&place, &venv, &[worker]);
                 supervisord.wait_for_log("shop", "ready.", 1);
-                let agent = Some(start_agent(&place, &bus.for_agents(), name));
+                let agent = Some(bus.start_agent(&place, name));
                 Host { name: (*name).to_owned(), agent, supervisord, app, place }
             })
             .collect();
@@ -219,7 +213,7 @@ impl Fleet {
     pub(crate) fn kill_coordinator(&mut self) {
         self.coordinator.process.signal(Signal::KILL);
         self.coordinator.process.wait(10);
-        self.coordinator = start_coordinator(&self.place, &self.bus.for_coordinator());
+        self.coordinator = self.bus.start_coordinator(&self.place);
     }
 
     /// Starts a second coordinator with keys, state and socket of its own, and the whole fleet's trust.
@@ -238,13 +232,12 @@ impl Fleet {
 
     /// Kills a host's agent and starts it again.
     pub(crate) fn kill_agent(&mut self, index: usize) {
-        let url = self.bus.for_agents();
         let host = self.hosts.get_mut(index).expect("a host");
         if let Some(mut agent) = host.agent.take() {
             agent.signal(Signal::KILL);
             agent.wait(10);
         }
-        host.agent = Some(start_agent(&host.place, &url, &host.name));
+        host.agent = Some(self.bus.start_agent(&host.place, &host.name));
     }
 
     /// Asserts that each worker was restarted exactly once, that never two were down at once, and that all are fresh.

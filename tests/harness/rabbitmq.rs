@@ -17,30 +17,48 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// The server, and the name service that it needs.
 #[derive(Debug)]
 pub(crate) struct RabbitMq {
-    server: Child,
-    names: Child,
+    /// The server's first process.
+    pub(crate) server: Child,
+    /// The name service.
+    pub(crate) names: Child,
     dir: PathBuf,
-    port: u16,
+    /// Where it listens.
+    pub(crate) port: u16,
     names_port: u16,
+    address: &'static str,
+    /// What stands before a command line to run it where the server is.
+    prefix: Vec<String>,
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
 }
 
+fn prefixed(prefix: &[String], program: &str) -> Command {
+    let Some((first, rest)) = prefix.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 impl RabbitMq {
     /// Starts it with its data in `dir`, and waits until both roles can log in.
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_at(dir, "127.0.0.1", Vec::new())
+    }
+
+    /// The same at another address, where it is reached with `prefix` before a command line.
+    pub(crate) fn start_at(dir: &Path, address: &'static str, prefix: Vec<String>) -> Self {
         fs::create_dir_all(dir).expect("a directory");
         fs::write(dir.join("plugins"), "[].").expect("a list of plugins");
         fs::write(dir.join("rabbitmq.conf"), "loopback_users = none\n").expect("a configuration");
         let (port, names_port) = (free_port(), free_port());
-        let mut names = Command::new("epmd");
+        let mut names = prefixed(&prefix, "epmd");
         names.args(["-port", &names_port.to_string(), "-address", "127.0.0.1"]);
         names.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let names = names.spawn().expect("epmd: `apt-get install rabbitmq-server`");
-        let server = Self::run(dir, port, names_port);
-        let this = Self { server, names, dir: dir.to_owned(), port, names_port };
+        let server = Self::run(dir, (address, port), names_port, &prefix);
+        let this = Self { server, names, dir: dir.to_owned(), port, names_port, address, prefix };
         this.wait();
         this.control(&["add_user", "unstale-coordinator", "c0"]);
         this.control(&["add_user", "unstale-agent", "a0"]);
@@ -50,11 +68,11 @@ impl RabbitMq {
         this
     }
 
-    fn environment(command: &mut Command, dir: &Path, port: u16, names_port: u16) {
+    fn environment(command: &mut Command, dir: &Path, (address, port): (&str, u16), names_port: u16) {
         let path = std::env::var_os("PATH").unwrap_or_default().to_string_lossy().into_owned();
         command.env("PATH", format!("{PROGRAMS}:{path}")).env("HOME", dir).current_dir(dir);
         command.env("RABBITMQ_NODENAME", format!("unstale-{port}@localhost"));
-        command.env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1").env("RABBITMQ_NODE_PORT", port.to_string());
+        command.env("RABBITMQ_NODE_IP_ADDRESS", address).env("RABBITMQ_NODE_PORT", port.to_string());
         command.env("RABBITMQ_DIST_PORT", free_port().to_string()).env("ERL_EPMD_PORT", names_port.to_string());
         command.env("RABBITMQ_MNESIA_BASE", dir.join("data")).env("RABBITMQ_LOG_BASE", dir.join("log"));
         command.env("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("plugins"));
@@ -62,16 +80,16 @@ impl RabbitMq {
         command.stdin(Stdio::null());
     }
 
-    fn run(dir: &Path, port: u16, names_port: u16) -> Child {
-        let mut command = Command::new(format!("{PROGRAMS}/rabbitmq-server"));
-        Self::environment(&mut command, dir, port, names_port);
+    fn run(dir: &Path, place: (&str, u16), names_port: u16, prefix: &[String]) -> Child {
+        let mut command = prefixed(prefix, &format!("{PROGRAMS}/rabbitmq-server"));
+        Self::environment(&mut command, dir, place, names_port);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().expect("rabbitmq-server: `apt-get install rabbitmq-server`")
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        Self::environment(&mut command, &self.dir, self.port, self.names_port);
+        let mut command = prefixed(&self.prefix, program);
+        Self::environment(&mut command, &self.dir, (self.address, self.port), self.names_port);
         command
     }
 
@@ -96,18 +114,18 @@ impl RabbitMq {
 
     /// The URL for the coordinator.
     pub(crate) fn for_coordinator(&self) -> String {
-        format!("amqp://unstale-coordinator:c0@127.0.0.1:{}", self.port)
+        format!("amqp://unstale-coordinator:c0@{}:{}", self.address, self.port)
     }
 
     /// The URL for agents.
     pub(crate) fn for_agents(&self) -> String {
-        format!("amqp://unstale-agent:a0@127.0.0.1:{}", self.port)
+        format!("amqp://unstale-agent:a0@{}:{}", self.address, self.port)
     }
 
     /// Kills it, and starts it again with what it had written.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
-        self.server = Self::run(&self.dir, self.port, self.names_port);
+        self.server = Self::run(&self.dir, (self.address, self.port), self.names_port, &self.prefix);
         self.wait();
     }
 

@@ -2,6 +2,7 @@
 
 use super::ends::{self, AgentEnd, CoordinatorEnd, FromAgent, FromCoordinator, Link, ToAgent, ToCoordinator};
 use super::envelope::Encoded;
+use crate::clock::Clock;
 use std::time::Duration;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::HostName;
@@ -101,6 +102,21 @@ pub(super) async fn holds(mut bus: Bus) -> Bus {
     bus
 }
 
+/// Holds a coordinator's lease to the contract: while nothing fails it is renewed before it ends.
+pub(super) async fn leads_without_a_gap(coordinator: &mut CoordinatorEnd, clock: Clock) {
+    let mut until = None;
+    for _ in 0..4 {
+        let lease = is_told(coordinator, "that it leads", |message| match message {
+            ToCoordinator::Lease(lease) => Some(lease.expect("a lease")),
+            _ => None,
+        });
+        let lease = lease.await;
+        // What was told first may have waited for us.
+        assert!(until.is_none_or(|until| clock.now() < until), "the lease ended before it was renewed");
+        until = Some(lease.until).filter(|until| clock.now() < *until);
+    }
+}
+
 async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostName, AgentEnd)]) {
     for (name, agent) in agents {
         let text = format!("report of {name}");
@@ -122,7 +138,11 @@ async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostNam
     }
 }
 
-async fn permits_reach_their_host_alone(coordinator: &mut CoordinatorEnd, agents: &mut [(HostName, AgentEnd)]) {
+/// Holds a transport to one part of it: each permit reaches the host that it is for, and no other one.
+pub(super) async fn permits_reach_their_host_alone(
+    coordinator: &mut CoordinatorEnd,
+    agents: &mut [(HostName, AgentEnd)],
+) {
     let names: Vec<HostName> = agents.iter().map(|(name, _)| name.clone()).collect();
     for (name, agent) in agents.iter_mut() {
         let wanted = format!("permit for {name}");

@@ -87,6 +87,7 @@ async fn session(
         _writing: writing,
         writer,
         reader,
+        looks: None,
         names,
         clock,
         tip: None,
@@ -112,6 +113,8 @@ async fn session(
                 // Again and again: what was answered to it may have come before the lease.
                 post.tell(&side.desired, &side.incoming)?;
                 post.renew(&side.incoming).await?;
+                // Counted from here: over a slow way it takes longer than the pause, and permits wait.
+                due.reset();
             }
             found = next(&mut desired, &stream) => {
                 post.see(found?, &stream).await?;
@@ -170,6 +173,8 @@ struct Post<'a> {
     _writing: Connection,
     writer: Channel,
     reader: Channel,
+    /// Where the lock is asked for; a refusal closes it.
+    looks: Option<Channel>,
     names: &'a Names,
     clock: Clock,
     /// What the stream showed last.
@@ -215,12 +220,15 @@ impl Post<'_> {
         Ok(is_ours)
     }
 
-    /// Takes the lock, or makes sure that it is still held; and that what everybody reads is still there.
+    /// Takes the lock, or makes sure that it is still held; and that what everybody uses is still there.
     async fn renew(&mut self, incoming: &queue::Sender<ToCoordinator>) -> Result<(), Ended> {
+        let channel = match self.looks.take() {
+            Some(channel) => channel,
+            None => answered("open a channel", self.reading.create_channel()).await?,
+        };
+        // The lease counts from here: nothing that takes time comes before it is told.
         let asked_at = self.clock.now();
-        let (leader, desired) = (self.names.leader(), self.names.desired());
-        // A refusal closes its channel: each look has one of its own.
-        let channel = answered("open a channel", self.reading.create_channel()).await?;
+        let leader = self.names.leader();
         let options = QueueDeclareOptions { passive: self.until.is_some(), ..QueueDeclareOptions::exclusive() };
         let locked = channel.queue_declare(leader.as_str().into(), options, FieldTable::default());
         match tokio::time::timeout(ANSWER_TIMEOUT, locked).await {
@@ -234,19 +242,14 @@ impl Post<'_> {
             Ok(Err(error)) => return Err(Ended::Failed(super::session::words(&format!("hold {leader}"), &error))),
             Err(_) => return Err(Ended::Failed(format!("no answer about {leader} in time"))),
         }
-        let is_there = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        for queue in [&desired, &self.names.reports()] {
-            let seen = channel.queue_declare(queue.as_str().into(), is_there, FieldTable::default());
-            answered(&format!("look at {queue}"), seen).await?;
-        }
-        answered("close a channel", channel.close(200, "".into())).await?;
         if self.until.is_none() {
             tracing::info!("this coordinator leads");
         }
         let until = asked_at.after(LEASE);
         self.until = Some(until);
+        deliver(incoming, ToCoordinator::Lease(Some(Lease { epoch: None, until })))?;
+        let (exchange, reports, desired) = (self.names.exchange(), self.names.reports(), self.names.desired());
         if self.reports.is_none() {
-            let reports = self.names.reports();
             let consume = self.reader.basic_consume(
                 reports.as_str().into(),
                 "".into(),
@@ -255,7 +258,20 @@ impl Post<'_> {
             );
             self.reports = Some(answered(&format!("read {reports}"), consume).await?);
         }
-        deliver(incoming, ToCoordinator::Lease(Some(Lease { epoch: None, until })))?;
+        // All at once, so that a slow way is gone only once.
+        let is_there = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+        let found = futures_util::future::try_join3(
+            channel.queue_declare(desired.as_str().into(), is_there, FieldTable::default()),
+            channel.queue_declare(reports.as_str().into(), is_there, FieldTable::default()),
+            channel.exchange_declare(
+                exchange.as_str().into(),
+                ExchangeKind::Direct,
+                ExchangeDeclareOptions { passive: true, durable: true, ..ExchangeDeclareOptions::default() },
+                FieldTable::default(),
+            ),
+        );
+        answered(&format!("look at {desired}, {reports} and {exchange}"), found).await?;
+        self.looks = Some(channel);
         Ok(())
     }
 

@@ -8,8 +8,10 @@ use crate::bus::address::BusUrl;
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told};
 use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
 use crate::bus::envelope::FleetName;
+use crate::bus::proxy::{Fault, Proxy};
 use crate::clock::Clock;
 use rabbitmq::RabbitMq;
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 fn access(text: &str) -> Access {
@@ -31,6 +33,24 @@ fn start_agent(set: &mut JoinSet<anyhow::Result<()>>, access: Access, number: us
     let (end, side) = ends::agent();
     set.spawn(super::agent(side, access, names(), host(number)));
     end
+}
+
+#[tokio::test]
+async fn over_a_way_of_half_a_second_rabbitmq_still_carries_permits_and_keeps_the_lead() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = RabbitMq::start(dir.path());
+    let proxy = Proxy::start(server.port);
+    proxy.set(Fault::Late(Duration::from_millis(500)));
+    let access = |url: String| {
+        let (front, _) = url.rsplit_once(':').unwrap();
+        access(&format!("{front}:{}", proxy.port()))
+    };
+    let mut set = JoinSet::new();
+    let (clock, (mut coordinator, side)) = (Clock::start(), ends::coordinator());
+    set.spawn(super::coordinator(side, access(server.for_coordinator()), names(), clock));
+    let mut agents = [(host(1), start_agent(&mut set, access(server.for_agents()), 1))];
+    contract::permits_reach_their_host_alone(&mut coordinator, &mut agents).await;
+    contract::leads_without_a_gap(&mut coordinator, clock).await;
 }
 
 #[tokio::test]

@@ -143,13 +143,16 @@ async fn session(
                     writer.look_at_desired(ours.as_ref(), incoming).await?;
                     let least = *least_epoch.borrow();
                     writer.renew(least, incoming).await?;
+                    writer.look_at_manifests().await?;
                     let wanted = manifests.borrow_and_update().clone();
-                    writer.keep_manifests(&wanted, true).await?;
+                    writer.keep_manifests(&wanted).await?;
+                    // Counted from here: over a slow way all of this takes longer than the pause, and permits wait.
+                    due.reset();
                 }
                 changed = manifests.changed() => {
                     changed?;
                     let wanted = manifests.borrow_and_update().clone();
-                    writer.keep_manifests(&wanted, false).await?;
+                    writer.keep_manifests(&wanted).await?;
                 }
                 changed = desired.changed() => {
                     changed?;
@@ -334,19 +337,36 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Finds out which of the manifests that were written are not there any more: by one question where all are.
+    async fn look_at_manifests(&mut self) -> Result<(), Ended> {
+        let keys: Vec<(Fingerprint, String)> =
+            self.kept.keys().map(|digest| (*digest, self.names.manifest(digest))).collect();
+        let all: Vec<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
+        if all.is_empty() || self.count(&all).await? == all.len() {
+            return Ok(());
+        }
+        for (digest, key) in &keys {
+            if self.count(&[key]).await? == 0 {
+                self.kept.remove(digest);
+            }
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self, keys: &[&str]) -> Result<usize, Ended> {
+        let mut command = redis::cmd("EXISTS");
+        command.arg(keys);
+        let what = format!("EXISTS {}", keys.first().copied().unwrap_or_default());
+        Ok(self.connection.run(&command, &what).await?)
+    }
+
     /// Writes manifests that are missing and removes those that are not wanted any more.
-    async fn keep_manifests(&mut self, wanted: &BTreeMap<Fingerprint, Encoded>, look: bool) -> Result<(), Ended> {
+    async fn keep_manifests(&mut self, wanted: &BTreeMap<Fingerprint, Encoded>) -> Result<(), Ended> {
         let Some(lease) = self.lease else { return Ok(()) };
         let (lease_key, epoch) = (self.names.lease(), lease.epoch.unwrap_or_default().0.to_string());
         for (digest, envelope) in wanted {
             let key = self.names.manifest(digest);
-            let mut is_there = self.kept.get(digest) == Some(envelope);
-            if is_there && look {
-                let mut command = redis::cmd("EXISTS");
-                command.arg(&key);
-                is_there = self.connection.run::<i64>(&command, &format!("EXISTS {key}")).await? == 1;
-            }
-            if is_there {
+            if self.kept.get(digest) == Some(envelope) {
                 continue;
             }
             let arguments: [&[u8]; 3] = [self.holder.as_bytes(), epoch.as_bytes(), envelope];

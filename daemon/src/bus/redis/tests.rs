@@ -5,6 +5,7 @@ use crate::bus::address::{BusUrl, RedisUrl};
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told, is_up, listen};
 use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
 use crate::bus::envelope::FleetName;
+use crate::bus::proxy::{Fault, Proxy};
 use crate::clock::Clock;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -130,6 +131,23 @@ async fn redis_keeps_the_contract_under_the_shipped_rules() {
         let key: String = redis::from_redis_value(key).unwrap();
         assert!(key.starts_with("unstale:{default}:"), "{key}");
     }
+}
+
+#[tokio::test]
+async fn over_a_way_of_half_a_second_redis_still_carries_permits_and_keeps_the_lead() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port);
+    proxy.set(Fault::Late(Duration::from_millis(500)));
+    let access = |user: &str, password: &str| Access {
+        url: url(&format!("redis://{user}:{password}@127.0.0.1:{}", proxy.port())),
+        ..server.access(user, password)
+    };
+    let mut set = JoinSet::new();
+    let (clock, (mut coordinator, side)) = (Clock::start(), ends::coordinator());
+    set.spawn(super::coordinator(side, access("unstale-coordinator", "c0"), names(), clock));
+    let mut agents = [(host(1), start_agent(&mut set, access("unstale-agent", "a0"), 1))];
+    contract::permits_reach_their_host_alone(&mut coordinator, &mut agents).await;
+    contract::leads_without_a_gap(&mut coordinator, clock).await;
 }
 
 #[tokio::test]
