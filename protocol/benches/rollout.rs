@@ -203,7 +203,7 @@ impl Fleet {
         match happening {
             Happening::Report(number) => {
                 let report = self.report(number);
-                self.feed(|machine, now| machine.handle_report(&report, now));
+                self.feed(|machine, now| machine.handle_report(report, now));
             }
             Happening::Beat(number) => {
                 self.happen(Happening::Report(number));
@@ -215,7 +215,7 @@ impl Fleet {
                 let agent = &self.agents[number];
                 if agent.done.is_none() && agent.permit.is_none() {
                     let ask = self.ask(number);
-                    self.feed(|machine, now| machine.handle_ask(&ask, now));
+                    self.feed(|machine, now| machine.handle_ask(ask, now));
                     self.at(ASK_MS, Happening::Ask(number));
                 }
             }

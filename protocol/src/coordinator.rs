@@ -10,6 +10,7 @@ mod probe;
 mod record;
 mod reports;
 mod requests;
+mod slots;
 mod status;
 mod tally;
 
@@ -22,13 +23,15 @@ pub use record::{
 pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
 
 use crate::fingerprint::Salt;
-use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, SlotId, Version};
+use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, Version};
 use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, PARTIAL, Permit, Report, Want};
 use crate::time::Moment;
 use lead::Listening;
 use probe::Open;
 use requests::Requests;
+use slots::Slots;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 use tally::Tally;
 
@@ -131,7 +134,7 @@ pub enum Refused {
 struct Host {
     record: HostRecord,
     /// The last report of this coordinator's life.
-    report: Option<Report>,
+    report: Option<Arc<Report>>,
     heard_at: Option<Moment>,
     /// How long the bus had brought reports here by then.
     heard_after: Duration,
@@ -197,7 +200,7 @@ pub struct Coordinator {
     /// Dry runs; they end with this reign, or when nobody asks about them any more.
     probes: BTreeMap<String, Open>,
     next_probe: u64,
-    permits: BTreeMap<(HostName, SlotId), PermitRecord>,
+    permits: Slots<PermitRecord>,
     hosts: BTreeMap<HostName, Host>,
     requests: Requests,
     tally: Tally,
@@ -242,7 +245,7 @@ impl Coordinator {
             next_drain: 1,
             probes: BTreeMap::new(),
             next_probe: 1,
-            permits: BTreeMap::new(),
+            permits: Slots::default(),
             hosts: BTreeMap::new(),
             requests: Requests::default(),
             tally: Tally::default(),
@@ -284,8 +287,8 @@ impl Coordinator {
             }
             Record::Permit(host, slot, record) => {
                 match record {
-                    Some(record) => self.permits.insert((host, slot), record),
-                    None => self.permits.remove(&(host, slot)),
+                    Some(record) => self.permits.insert(host, slot, record),
+                    None => self.permits.remove(&host, &slot),
                 };
             }
             Record::Host(name, record) => {
@@ -379,15 +382,14 @@ impl Coordinator {
     }
 
     /// Takes a request for permits.
-    pub fn handle_ask(&mut self, ask: &Ask, now: Moment) {
+    pub fn handle_ask(&mut self, ask: Ask, now: Moment) {
         self.expire(now);
-        self.requests.remove_host(&ask.host);
-        if self.standing != Standing::Standby && ask.version == self.version {
-            for want in &ask.wants {
-                let pending = Pending { nonce: ask.nonce, version: ask.version, want: want.clone(), received_at: now };
-                self.requests.insert((ask.host.clone(), want.slot.clone()), pending);
-            }
+        let Ask { host, nonce, version, mut wants } = ask;
+        if self.standing == Standing::Standby || version != self.version {
+            wants.clear();
         }
+        let wanted = wants.into_iter().map(|want| Pending { nonce, version, want, received_at: now });
+        self.requests.replace(&host, wanted);
         self.review(now);
     }
 

@@ -1,12 +1,13 @@
 //! Names and numbers that must not be mistaken for each other.
 //!
 //! Text that people choose (apps, hosts) is checked where it is made; text that is derived
-//! (slots, units, pools) only bounded.
+//! (slots, units, pools) only bounded. All text is shared: machines keep the same few names in many places.
 
 use crate::fingerprint::Salt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name of an app or a host, in bytes.
 pub const NAME_MAX_BYTES: usize = 64;
@@ -53,12 +54,25 @@ fn check_derived(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// What is kept of a text beside it, in bytes: two names of a tree are mostly told apart without a look at their texts.
+const HEAD_BYTES: usize = 16;
+
+/// Returns the first bytes of a text, and zeros where it is shorter: they order as the texts do, or are the same.
+fn head_of(text: &str) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    head
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $check:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name {
+            head: [u8; HEAD_BYTES],
+            text: Arc<str>,
+        }
 
         impl $name {
             /// Checks and wraps `text`.
@@ -68,18 +82,18 @@ macro_rules! text_id {
             pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
                 let text = text.into();
                 $check(&text)?;
-                Ok(Self(text))
+                Ok(Self { head: head_of(&text), text: text.into() })
             }
 
             /// Returns the text.
             pub fn as_str(&self) -> &str {
-                &self.0
+                &self.text
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(&self.text)
             }
         }
 
@@ -99,7 +113,13 @@ macro_rules! text_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
     };
@@ -129,13 +149,6 @@ text_id!(
     /// One drain asked for by hand, named by the coordinator. 1 to 256 bytes.
     DrainId, check_derived
 );
-
-impl SlotId {
-    /// Returns what sorts before every slot.
-    pub(crate) fn first() -> Self {
-        Self(String::new())
-    }
-}
 
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -104,7 +104,7 @@ impl Driver {
             return;
         }
         let now = self.clock.now();
-        match &message {
+        match message {
             Ok(Upward::Report(report)) => self.machine.handle_report(report, now),
             Ok(Upward::Ask(ask)) => self.machine.handle_ask(ask, now),
             Ok(Upward::Unknown) | Err(_) => {}

@@ -44,8 +44,8 @@ impl Coordinator {
     }
 
     fn try_grant(&mut self, key: &Key) {
-        let Some(pending) = self.requests.get(key).cloned() else { return };
-        if self.is_grantable(&key.0, &key.1, &pending) {
+        let is_grantable = self.requests.get(key).is_some_and(|pending| self.is_grantable(&key.0, &key.1, pending));
+        if is_grantable && let Some(pending) = self.requests.remove(key) {
             self.grant(key.clone(), pending);
         }
     }
@@ -79,7 +79,7 @@ impl Coordinator {
             && self.is_heard(known)
             && !known.doubled
             && pending.version == self.version;
-        if !is_current || self.permits.contains_key(&(host.clone(), slot.clone())) {
+        if !is_current || self.permits.get(host, slot).is_some() {
             return false;
         }
         match &pending.want.purpose {
@@ -137,7 +137,7 @@ impl Coordinator {
 
     pub(super) fn used_by(&self, name: &HostName, host: Option<&Host>, pool: &PoolName) -> u32 {
         let permits: BTreeSet<&SlotId> =
-            self.permits_of(name).filter(|(_, permit)| permit.pools.contains(pool)).map(|(slot, _)| slot).collect();
+            self.permits.of(name).filter(|(_, permit)| permit.pools.contains(pool)).map(|(slot, _)| slot).collect();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let Some(report) = host.filter(|host| self.is_heard(host)).and_then(|host| host.report.as_ref()) else {
             let last_known = host.and_then(|host| host.record.pools.get(pool)).copied().unwrap_or(0);
@@ -166,8 +166,8 @@ impl Coordinator {
                 }
                 let outstanding = self
                     .permits
-                    .values()
-                    .filter(|permit| {
+                    .iter()
+                    .filter(|(_, _, permit)| {
                         permit.pools.contains(pool)
                             && matches!(&permit.purpose, Purpose::Restart(apps) if apps.get(app) == Some(revision))
                     })
@@ -178,7 +178,6 @@ impl Coordinator {
     }
 
     fn grant(&mut self, key: (HostName, SlotId), pending: Pending) {
-        self.requests.remove(&key);
         let Pending { nonce, version, want, .. } = pending;
         let permit = PermitRecord {
             identity: want.identity,
@@ -210,9 +209,9 @@ impl Coordinator {
             purpose: want.purpose,
             must: Vec::new(),
         }));
-        let name = key.0.clone();
-        self.permits.insert(key, permit);
-        self.count_again(&name);
+        let (host, slot) = key;
+        self.permits.insert(host.clone(), slot, permit);
+        self.count_again(&host);
     }
 }
 

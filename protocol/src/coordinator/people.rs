@@ -225,11 +225,8 @@ impl Coordinator {
             return Err(Refused::NoHost(name.clone()));
         }
         let mut records = vec![Record::Host(name.clone(), None)];
-        let held: Vec<_> = self.permits_of(name).map(|(slot, _)| (name.clone(), slot.clone())).collect();
-        for key in held {
-            self.permits.remove(&key);
-            records.push(Record::Permit(key.0, key.1, None));
-        }
+        let held = self.permits.prune(name, |_, _| false);
+        records.extend(held.into_iter().map(|(slot, _)| Record::Permit(name.clone(), slot, None)));
         self.requests.remove_host(name);
         self.count_again(name);
         self.actions.push_back(Action::Store(records));

@@ -213,10 +213,10 @@ mod tests {
             status.hosts.iter().filter_map(|host| host.answer.clone()).count()
         };
         let message = report(&machine, 1, BTreeMap::from([(other, ProbeReport::default())]));
-        machine.handle_report(&message, Moment(1));
+        machine.handle_report(message, Moment(1));
         assert_eq!(answers(&mut machine, Moment(1)), 0);
         let message = report(&machine, 2, BTreeMap::from([(id.clone(), ProbeReport::default())]));
-        machine.handle_report(&message, Moment(2));
+        machine.handle_report(message, Moment(2));
         assert_eq!(answers(&mut machine, Moment(2)), 1);
     }
 

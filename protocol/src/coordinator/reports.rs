@@ -8,14 +8,16 @@ use crate::ids::{AppName, HostName, PoolName, Revision, SlotId, Version};
 use crate::message::{DoneResult, Mode, Phase, Purpose, Report, SlotReport};
 use crate::time::Moment;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl Coordinator {
     /// Takes a host's report.
-    pub fn handle_report(&mut self, report: &Report, now: Moment) {
+    pub fn handle_report(&mut self, report: Report, now: Moment) {
         self.expire(now);
-        if !self.is_news(report) {
+        if !self.is_news(&report) {
             return;
         }
+        let report = Arc::new(report);
         if self.is_rival(report.accepted, report.author) {
             self.partial = true;
             // What a rival desired under this number is not known here, however low its version.
@@ -27,17 +29,17 @@ impl Coordinator {
         } else if report.accepted < self.version {
             self.publish_again(now);
         }
-        let mut records = self.take_in(report, now);
-        self.free_permits(report, &mut records);
+        let mut records = self.take_in(&report, now);
+        self.free_permits(&report, &mut records);
         self.count_again(&report.host);
         self.requests.look_again_at(&report.host);
         if !records.is_empty() {
             self.actions.push_back(Action::Store(records));
         }
-        self.learn_revisions(report);
-        self.halt_on_failures(report);
+        self.learn_revisions(&report);
+        self.halt_on_failures(&report);
         self.find_hosts();
-        self.adopt_drains(report);
+        self.adopt_drains(&report);
         self.complete(now);
         self.review(now);
     }
@@ -62,19 +64,19 @@ impl Coordinator {
         }
     }
 
-    fn take_in(&mut self, report: &Report, now: Moment) -> Vec<Record> {
+    fn take_in(&mut self, report: &Arc<Report>, now: Moment) -> Vec<Record> {
         let mut records = Vec::new();
         let follows = report.accepted.epoch == self.version.epoch && !self.is_rival(report.accepted, report.author);
         let heard_after = self.listening.total(now);
         let Some(host) = self.hosts.get_mut(&report.host) else { return records };
-        let before = host.report.replace(report.clone());
+        let before = host.report.replace(Arc::clone(report));
         host.heard_at = Some(now);
         host.heard_after = heard_after;
         // One that does not understand what is desired does nothing, whoever asks it. A new life that has not looked yet
         // does not know what is down.
         let is_heard = report.scanned && (follows || report.unsupported.is_some());
         host.heard_in = is_heard.then_some(self.version.epoch);
-        if !before.as_ref().is_some_and(|last| says_the_same(last, report)) {
+        if !before.as_deref().is_some_and(|last| says_the_same(last, report)) {
             host.still_since = Some(now);
         }
         let record = HostRecord {
@@ -86,28 +88,24 @@ impl Coordinator {
             host.record = record.clone();
             records.push(Record::Host(report.host.clone(), Some(record)));
         }
-        records.extend(changes(&report.host, before.as_ref(), report));
+        records.extend(changes(&report.host, before.as_deref(), report));
         records
     }
 
     /// A permit is freed by a report that shows its slot done, or not acting under a new incarnation or with
     /// an agent clock past the nonce's life. Never by a timer.
     fn free_permits(&mut self, report: &Report, records: &mut Vec<Record>) {
+        if self.permits.of(&report.host).next().is_none() {
+            return;
+        }
         let slots: BTreeMap<&SlotId, &SlotReport> = report.slots.iter().map(|slot| (&slot.slot, slot)).collect();
-        let held: Vec<_> = self.permits_of(&report.host).map(|(slot, _)| (report.host.clone(), slot.clone())).collect();
-        for key in held {
-            let Some(permit) = self.permits.get(&key) else { continue };
-            let slot = slots.get(&key.1).copied();
-            if !is_over(permit, slot, report) {
-                continue;
-            }
-            let done = slot.and_then(|slot| slot.done.as_ref()).filter(|done| done.nonce == permit.nonce);
+        let freed = self.permits.prune(&report.host, |slot, permit| !is_over(permit, slots.get(slot).copied(), report));
+        for (slot, permit) in freed {
+            let done = slots.get(&slot).and_then(|slot| slot.done.as_ref()).filter(|done| done.nonce == permit.nonce);
             if done.is_some_and(|done| done.result == DoneResult::Restarted) {
-                let permit = permit.clone();
                 self.count_verified(&permit, records);
             }
-            self.permits.remove(&key);
-            records.push(Record::Permit(key.0, key.1, None));
+            records.push(Record::Permit(report.host.clone(), slot, None));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Requests for permits that wait: by host and slot, by pool, and by age, so that each event touches only its own.
 
 use super::Pending;
+use super::slots::Slots;
 use crate::ids::{HostName, PoolName, SlotId};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,14 +14,14 @@ pub(super) type Key = (HostName, SlotId);
 /// What waits, and what is to be looked at next.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    all: BTreeMap<Key, Pending>,
+    all: Slots<Pending>,
     by_pool: BTreeMap<PoolName, BTreeSet<Key>>,
     /// Oldest first; an entry whose request is gone or newer says nothing.
     by_age: VecDeque<(Moment, Key)>,
     /// Pools in which something has changed since they were last looked at.
     changed: BTreeSet<PoolName>,
-    /// Requests that are new, or whose host has spoken.
-    fresh: BTreeSet<Key>,
+    /// Requests that are new, or whose host has spoken. One that is gone meanwhile says nothing.
+    fresh: Vec<Key>,
 }
 
 impl Requests {
@@ -28,23 +29,45 @@ impl Requests {
         self.all.is_empty()
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Pending> {
-        self.all.get(key)
+    pub(super) fn get(&self, (host, slot): &Key) -> Option<&Pending> {
+        self.all.get(host, slot)
     }
 
-    pub(super) fn insert(&mut self, key: Key, pending: Pending) {
-        self.remove(&key);
-        for pool in &pending.want.pools {
-            self.by_pool.entry(pool.clone()).or_default().insert(key.clone());
+    /// Takes what a host wants now in place of what it wanted.
+    pub(super) fn replace(&mut self, host: &HostName, wanted: impl Iterator<Item = Pending>) {
+        let wanted: Vec<Pending> = wanted.collect();
+        let gone = self.all.prune(host, |slot, _| wanted.iter().any(|pending| pending.want.slot == *slot));
+        for (slot, pending) in gone {
+            self.leave_pools(&(host.clone(), slot), &pending);
         }
-        self.by_age.push_back((pending.received_at, key.clone()));
-        self.fresh.insert(key.clone());
-        self.all.insert(key, pending);
+        for pending in wanted {
+            let key = (host.clone(), pending.want.slot.clone());
+            self.by_age.push_back((pending.received_at, key.clone()));
+            self.fresh.push(key.clone());
+            self.insert(key, pending);
+        }
     }
 
-    pub(super) fn remove(&mut self, key: &Key) {
-        let Some(pending) = self.all.remove(key) else { return };
-        self.fresh.remove(key);
+    /// Most requests are the last one again, which is in its pools already.
+    fn insert(&mut self, key: Key, pending: Pending) {
+        if self.get(&key).is_some_and(|last| last.want.pools != pending.want.pools) {
+            self.remove(&key);
+        }
+        if self.get(&key).is_none() {
+            for pool in &pending.want.pools {
+                self.by_pool.entry(pool.clone()).or_default().insert(key.clone());
+            }
+        }
+        self.all.insert(key.0, key.1, pending);
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Pending> {
+        let pending = self.all.remove(&key.0, &key.1)?;
+        self.leave_pools(key, &pending);
+        Some(pending)
+    }
+
+    fn leave_pools(&mut self, key: &Key, pending: &Pending) {
         for pool in &pending.want.pools {
             if let Some(keys) = self.by_pool.get_mut(pool) {
                 keys.remove(key);
@@ -59,15 +82,8 @@ impl Requests {
         *self = Self::default();
     }
 
-    fn of_host(&self, host: &HostName) -> Vec<Key> {
-        let from = (host.clone(), SlotId::first());
-        self.all.range(from..).map(|(key, _)| key).take_while(|key| key.0 == *host).cloned().collect()
-    }
-
     pub(super) fn remove_host(&mut self, host: &HostName) {
-        for key in self.of_host(host) {
-            self.remove(&key);
-        }
+        self.replace(host, std::iter::empty());
     }
 
     /// Drops those that have waited for that long.
@@ -77,28 +93,28 @@ impl Requests {
                 break;
             }
             let Some((received_at, key)) = self.by_age.pop_front() else { break };
-            if self.all.get(&key).is_some_and(|pending| pending.received_at == received_at) {
+            if self.get(&key).is_some_and(|pending| pending.received_at == received_at) {
                 self.remove(&key);
             }
         }
     }
 
     /// These pools may have room now.
-    pub(super) fn look_again(&mut self, pools: BTreeSet<PoolName>) {
+    pub(super) fn look_again(&mut self, pools: impl IntoIterator<Item = PoolName>) {
         self.changed.extend(pools);
     }
 
     /// What this host asked for may be granted now.
     pub(super) fn look_again_at(&mut self, host: &HostName) {
-        self.fresh.extend(self.of_host(host));
+        self.fresh.extend(self.all.of(host).map(|(slot, _)| (host.clone(), slot.clone())));
     }
 
     /// Everything may be granted now.
     pub(super) fn look_again_at_all(&mut self) {
-        self.fresh = self.all.keys().cloned().collect();
+        self.fresh = self.all.iter().map(|(host, slot, _)| (host.clone(), slot.clone())).collect();
     }
 
-    pub(super) fn take_fresh(&mut self) -> BTreeSet<Key> {
+    pub(super) fn take_fresh(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.fresh)
     }
 

@@ -159,7 +159,7 @@ impl Coordinator {
             let of_app = |report: &crate::message::Report| {
                 report.apps.get(app).filter(|of_app| of_app.revision == revision).cloned()
             };
-            let app_report = host.and_then(|host| host.report.as_ref()).and_then(of_app);
+            let app_report = host.and_then(|host| host.report.as_deref()).and_then(of_app);
             if let Some(report) = &app_report {
                 status.add(report);
             }
@@ -226,12 +226,13 @@ impl Coordinator {
         let mut silent = Vec::new();
         let mut open = Vec::new();
         let mut unproven = Vec::new();
-        for host in &status.hosts {
+        // One status for each host that is expected, in this order.
+        for (host, (_, known)) in status.hosts.iter().zip(self.expected()) {
             if host.doubled {
                 unproven.push(format!("two agents answer to the name {}", host.host));
             } else if host.silent {
                 silent.push(host.host.to_string());
-            } else if let Some(why) = self.what_is_open(host, status, now) {
+            } else if let Some(why) = self.what_is_open(host, known, status, now) {
                 open.push(format!("{}: {why}", host.host));
             }
         }
@@ -266,9 +267,15 @@ impl Coordinator {
     }
 
     /// Returns what a host still does or waits for; `None` where nothing more will happen there by itself.
-    fn what_is_open(&self, host: &HostStatus, status: &RolloutStatus, now: Moment) -> Option<String> {
+    fn what_is_open(
+        &self,
+        host: &HostStatus,
+        known: Option<&Host>,
+        status: &RolloutStatus,
+        now: Moment,
+    ) -> Option<String> {
         let Some(app) = &host.app else { return Some("has not reported on this revision yet".into()) };
-        let follows = self.hosts.get(&host.host).is_some_and(|host| self.is_heard(host));
+        let follows = known.is_some_and(|host| self.is_heard(host));
         if !follows || host.accepted.is_none_or(|accepted| accepted.generation < status.record.attempt) {
             return Some("has not taken in the announcement yet".into());
         }
@@ -285,7 +292,7 @@ impl Coordinator {
             let source = app.source.as_ref().map_or(String::new(), |source| format!(" (its source is {source})"));
             return Some(format!("{} waiting for source{source}", counted(units.waiting, "unit")));
         }
-        let still = self.hosts.get(&host.host).and_then(|host| host.still_since);
+        let still = known.and_then(|host| host.still_since);
         let has_settled = still.is_some_and(|since| now.since(since) >= self.policy.settle_wait);
         if units.failed + units.blocked > 0 || (units.unknown > 0 && has_settled) {
             return None;
@@ -295,7 +302,7 @@ impl Coordinator {
 
     fn is_anything_under_way(&self, status: &RolloutStatus) -> bool {
         let acting = status.detail.iter().any(|unit| unit.phase.is_acting());
-        acting || self.permits.values().any(|permit| is_for(permit, &status.app))
+        acting || self.permits.iter().any(|(_, _, permit)| is_for(permit, &status.app))
     }
 
     /// Returns all drains as they stand.
@@ -314,7 +321,7 @@ impl Coordinator {
                     phase: slot.map(|slot| slot.phase),
                     because: slot.map_or_else(String::new, |slot| slot.because.clone()),
                     done: slot.and_then(|slot| slot.done.clone()),
-                    permitted: self.permits.contains_key(&(record.host.clone(), record.slot.clone())),
+                    permitted: self.permits.get(&record.host, &record.slot).is_some(),
                 }
             })
             .collect()
@@ -322,7 +329,7 @@ impl Coordinator {
 
     /// Returns the last report of every host, for selectors and `why`.
     pub fn reports(&self) -> impl Iterator<Item = &crate::message::Report> {
-        self.hosts.values().filter_map(|host| host.report.as_ref())
+        self.hosts.values().filter_map(|host| host.report.as_deref())
     }
 
     /// Returns how long ago a host reported, in milliseconds; `None` where it did not in this reign.
@@ -333,7 +340,7 @@ impl Coordinator {
 
     /// Returns the outstanding permits.
     pub fn permits(&self) -> impl Iterator<Item = (&HostName, &SlotId, &PermitRecord)> {
-        self.permits.iter().map(|((host, slot), permit)| (host, slot, permit))
+        self.permits.iter()
     }
 
     /// Tells whether grants wait for an operator to say how many hosts there are.

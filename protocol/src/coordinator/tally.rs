@@ -1,7 +1,7 @@
 //! What the pools of the fleet have and what of it is in use, host by host, so that no decision walks the fleet.
 
 use super::{Coordinator, Host};
-use crate::ids::{HostName, PoolName, SlotId};
+use crate::ids::{HostName, PoolName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Units of one pool: all of them, and those that use its budget.
@@ -25,14 +25,14 @@ impl Tally {
 
     /// Takes a host's shares in place of those that it had. Returns the pools whose sums have changed.
     fn set(&mut self, host: &HostName, shares: Vec<(PoolName, Share)>) -> BTreeSet<PoolName> {
+        if self.hosts.get(host).map_or(&[][..], Vec::as_slice) == shares {
+            return BTreeSet::new();
+        }
         let before = if shares.is_empty() {
             self.hosts.remove(host).unwrap_or_default()
         } else {
             self.hosts.insert(host.clone(), shares.clone()).unwrap_or_default()
         };
-        if before == shares {
-            return BTreeSet::new();
-        }
         for (pool, share) in &before {
             if let Some(sum) = self.pools.get_mut(pool) {
                 sum.total = sum.total.saturating_sub(share.total);
@@ -59,7 +59,7 @@ impl Coordinator {
     /// Counts a host's share of every pool again, after its report, a permit of its, or its end.
     pub(super) fn count_again(&mut self, name: &HostName) {
         let host = self.hosts.get(name);
-        let mut pools: BTreeSet<&PoolName> = self.permits_of(name).flat_map(|(_, permit)| &permit.pools).collect();
+        let mut pools: BTreeSet<&PoolName> = self.permits.of(name).flat_map(|(_, permit)| &permit.pools).collect();
         if let Some(host) = host {
             pools.extend(host.record.pools.keys());
             pools.extend(host.report.iter().flat_map(|report| report.pools.keys()));
@@ -78,21 +78,11 @@ impl Coordinator {
 
     /// Counts everybody again: what was heard before a reign does not count in it.
     pub(super) fn count_all_again(&mut self) {
-        let counted = self.tally.hosts().chain(self.hosts.keys()).chain(self.permits.keys().map(|(host, _)| host));
+        let counted = self.tally.hosts().chain(self.hosts.keys()).chain(self.permits.hosts());
         let names: BTreeSet<HostName> = counted.cloned().collect();
         for name in &names {
             self.count_again(name);
         }
-    }
-
-    /// Returns the outstanding permits of one host.
-    pub(super) fn permits_of(&self, name: &HostName) -> impl Iterator<Item = (&SlotId, &super::PermitRecord)> {
-        let from = (name.clone(), SlotId::first());
-        let name = name.clone();
-        self.permits
-            .range(from..)
-            .take_while(move |((host, _), _)| *host == name)
-            .map(|((_, slot), record)| (slot, record))
     }
 }
 

@@ -450,11 +450,11 @@ impl Fleet {
         match message {
             Upward::Report(report) => {
                 let before = self.machine.version();
-                self.machine.handle_report(report, now);
+                self.machine.handle_report(report.clone(), now);
                 self.hear(report, before);
             }
             Upward::Ask(ask) => {
-                self.machine.handle_ask(ask, now);
+                self.machine.handle_ask(ask.clone(), now);
                 self.book.asks.retain(|(host, _), _| *host != ask.host);
                 if !self.leads() {
                     return;

@@ -65,7 +65,7 @@ impl Seat {
     }
 
     fn hear(&mut self, report: &Report, now: u64) {
-        self.machine.handle_report(report, Moment(now));
+        self.machine.handle_report(report.clone(), Moment(now));
         self.act();
     }
 
@@ -100,7 +100,7 @@ impl Seat {
         let nonce = Nonce { incarnation: life(1), at: Moment(now) };
         let ask = Ask { host: host(name), nonce, version: self.machine.version(), wants: vec![want] };
         let before = self.granted.len();
-        self.machine.handle_ask(&ask, Moment(now));
+        self.machine.handle_ask(ask, Moment(now));
         self.act();
         self.granted.len() - before
     }

@@ -185,8 +185,8 @@ impl World {
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut() else { return };
         match serde_json::from_slice(bytes).unwrap() {
-            Upward::Report(report) => machine.handle_report(&report, now),
-            Upward::Ask(ask) => machine.handle_ask(&ask, now),
+            Upward::Report(report) => machine.handle_report(report, now),
+            Upward::Ask(ask) => machine.handle_ask(ask, now),
             Upward::Unknown => unreachable!(),
         }
         self.pump_brain(index);
