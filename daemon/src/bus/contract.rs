@@ -102,10 +102,24 @@ pub(super) async fn holds(mut bus: Bus) -> Bus {
     bus
 }
 
-/// Holds a coordinator's lease to the contract: while nothing fails it is renewed before it ends.
-pub(super) async fn leads_without_a_gap(coordinator: &mut CoordinatorEnd, clock: Clock) {
+/// Holds a transport to what is said once, where every answer takes a second; and the lease to its being renewed in time.
+pub(super) async fn holds_over_a_slow_way(
+    coordinator: &mut CoordinatorEnd,
+    agents: &mut [(HostName, AgentEnd)],
+    clock: Clock,
+) {
+    leads_without_a_gap(coordinator, clock).await;
+    for (_, agent) in agents.iter_mut() {
+        is_up(agent).await;
+    }
+    reports_arrive(coordinator, agents).await;
+    permits_reach_their_host_alone(coordinator, agents).await;
+}
+
+/// While nothing fails the lease is renewed before it ends.
+async fn leads_without_a_gap(coordinator: &mut CoordinatorEnd, clock: Clock) {
     let mut until = None;
-    for _ in 0..4 {
+    for _ in 0..3 {
         let lease = is_told(coordinator, "that it leads", |message| match message {
             ToCoordinator::Lease(lease) => Some(lease.expect("a lease")),
             _ => None,
@@ -138,11 +152,7 @@ async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostNam
     }
 }
 
-/// Holds a transport to one part of it: each permit reaches the host that it is for, and no other one.
-pub(super) async fn permits_reach_their_host_alone(
-    coordinator: &mut CoordinatorEnd,
-    agents: &mut [(HostName, AgentEnd)],
-) {
+async fn permits_reach_their_host_alone(coordinator: &mut CoordinatorEnd, agents: &mut [(HostName, AgentEnd)]) {
     let names: Vec<HostName> = agents.iter().map(|(name, _)| name.clone()).collect();
     for (name, agent) in agents.iter_mut() {
         let wanted = format!("permit for {name}");

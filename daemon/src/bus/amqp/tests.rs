@@ -36,7 +36,7 @@ fn start_agent(set: &mut JoinSet<anyhow::Result<()>>, access: Access, number: us
 }
 
 #[tokio::test]
-async fn over_a_way_of_half_a_second_rabbitmq_still_carries_permits_and_keeps_the_lead() {
+async fn over_a_slow_way_rabbitmq_still_carries_permits_and_keeps_the_lead() {
     let dir = tempfile::tempdir().unwrap();
     let server = RabbitMq::start(dir.path());
     let proxy = Proxy::start(server.port);
@@ -49,8 +49,7 @@ async fn over_a_way_of_half_a_second_rabbitmq_still_carries_permits_and_keeps_th
     let (clock, (mut coordinator, side)) = (Clock::start(), ends::coordinator());
     set.spawn(super::coordinator(side, access(server.for_coordinator()), names(), clock));
     let mut agents = [(host(1), start_agent(&mut set, access(server.for_agents()), 1))];
-    contract::permits_reach_their_host_alone(&mut coordinator, &mut agents).await;
-    contract::leads_without_a_gap(&mut coordinator, clock).await;
+    contract::holds_over_a_slow_way(&mut coordinator, &mut agents, clock).await;
 }
 
 #[tokio::test]
