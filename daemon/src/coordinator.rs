@@ -31,6 +31,8 @@ use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
 const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
+/// Messages of the bus that are heard before what follows from them is done.
+const HEARD_AT_ONCE: usize = 255;
 
 /// The coordinator of one process.
 #[derive(Debug)]
@@ -155,7 +157,10 @@ impl Driver {
         loop {
             tokio::select! {
                 message = self.bus.next() => match message {
-                    Some(message) => self.hear(message),
+                    Some(message) => {
+                        self.hear(message);
+                        self.hear_waiting();
+                    }
                     None => return Ok(()),
                 },
                 command = self.desk.commands.recv() => match command {
@@ -178,10 +183,23 @@ impl Driver {
         Ok(())
     }
 
+    /// Hears what has come meanwhile, so that thousands of reports at once do not wait for as many fsyncs.
+    fn hear_waiting(&mut self) {
+        for _ in 0..HEARD_AT_ONCE {
+            let Some(message) = self.bus.waiting() else { return };
+            self.hear(message);
+        }
+    }
+
+    /// What is to be stored is stored together up to the first action that rests on it.
     fn act_on_all(&mut self) -> anyhow::Result<()> {
+        let mut unstored = Vec::new();
         while let Some(action) = self.machine.poll_action() {
+            if !matches!(action, Action::Store(_)) {
+                self.keep(&std::mem::take(&mut unstored))?;
+            }
             match action {
-                Action::Store(records) => self.keep(&records)?,
+                Action::Store(records) => unstored.extend(records),
                 Action::Publish(desired) => {
                     tracing::info!(epoch = %desired.epoch, generation = %desired.generation, "desired state published");
                     self.publish(&desired)?;
@@ -195,10 +213,13 @@ impl Driver {
                 }
             }
         }
-        Ok(())
+        self.keep(&unstored)
     }
 
     fn keep(&mut self, batch: &[Record]) -> anyhow::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let mut changes = Vec::new();
         for record in batch {
             match record {

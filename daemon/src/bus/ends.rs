@@ -194,6 +194,11 @@ impl CoordinatorEnd {
             message = self.incoming.receive() => message,
         }
     }
+
+    /// Returns what comes next where it is here already, the link apart.
+    pub(crate) fn waiting(&mut self) -> Option<ToCoordinator> {
+        self.incoming.take()
+    }
 }
 
 /// Hands a message to the coordinator. Of an envelope that is longer than any of its kind only so much is kept that

@@ -106,6 +106,15 @@ impl<T> Receiver<T> {
         }
     }
 
+    /// Receives the oldest waiting message, where there is one.
+    pub(crate) fn take(&mut self) -> Option<T> {
+        let message = self.0.with(|state| state.waiting.pop_front());
+        if message.is_some() {
+            self.0.taken.notify_one();
+        }
+        message
+    }
+
     /// Throws away what waits.
     pub(crate) fn clear(&mut self) {
         self.0.with(|state| state.waiting.clear());
