@@ -35,6 +35,10 @@ fn goes_on_through_cuts_delays_and_noise(on: fn(&Place) -> Bus) {
     cut_again_and_again(&proxies.agents);
     rollout.finish_first();
     cut_again_and_again(&proxies.coordinator);
+    // What was said meanwhile arrives when all of it is old.
+    let before = rollout.losses();
+    proxies.coordinator.set(Fault::Held);
+    rollout.wait_until_the_coordinator_has_lost_the_bus(before);
     for proxy in [&proxies.agents, &proxies.coordinator] {
         proxy.set(Fault::Late(Duration::from_millis(500)));
     }
