@@ -19,6 +19,7 @@ use crate::procfs::{self, Facts, Interpreter};
 use crate::reader::Reader;
 use command::Nature;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
 use units::{Ancestor, Family, Known};
 use unstale_protocol::ids::{Pid, ProcessIdentity};
@@ -63,7 +64,7 @@ pub struct Discovery {
     users: BTreeMap<u32, String>,
     looks: u64,
     /// The last answer, as long as it is the same.
-    last: Option<Scan>,
+    last: Option<Arc<Scan>>,
 }
 
 impl Discovery {
@@ -80,25 +81,28 @@ impl Discovery {
         self.last = None;
     }
 
-    /// Looks at all processes.
+    /// Looks at all processes. The answer is the very same one as long as nothing of it changes.
     ///
     /// # Errors
     /// [`child::Error`] where the reader had no answer; what was known stays known.
-    pub async fn scan(&mut self, reader: &mut Reader) -> Result<Scan, child::Error> {
+    pub async fn scan(&mut self, reader: &mut Reader) -> Result<Arc<Scan>, child::Error> {
         let before: Vec<(ProcessIdentity, Pid)> = self.relations().collect();
         // What stands between a worker and its supervisor is looked at again with everything else.
         let is_whole = self.looks.is_multiple_of(RECHECK_LOOKS);
         let asked = self.list();
         let is_same = !is_whole && asked.is_empty() && before.into_iter().eq(self.relations());
         if let Some(last) = self.last.as_mut().filter(|_| is_same) {
-            last.processes = self.python.len() + self.strangers.len();
-            return Ok(last.clone());
+            let processes = self.python.len() + self.strangers.len();
+            if last.processes != processes {
+                Arc::make_mut(last).processes = processes;
+            }
+            return Ok(Arc::clone(last));
         }
         self.last = None;
         let facts = reader.turn().await.facts(&asked).await?;
         self.learn(&asked, facts);
-        let scan = self.assemble();
-        self.last = Some(scan.clone());
+        let scan = Arc::new(self.assemble());
+        self.last = Some(Arc::clone(&scan));
         Ok(scan)
     }
 
@@ -123,6 +127,9 @@ impl Discovery {
             .filter(|(pid, process)| process.run_time() < YOUNG_S || !now.contains(&Pid(pid.as_u32())))
             .map(|(pid, _)| *pid);
         let some: Vec<sysinfo::Pid> = came.chain(may_change).collect();
+        if some.is_empty() {
+            return;
+        }
         self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&some), true, kind);
     }
 

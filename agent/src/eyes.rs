@@ -108,7 +108,7 @@ impl Eyes {
     ///
     /// # Errors
     /// [`child::Error`] where the reader had no answer.
-    pub async fn units(&mut self) -> Result<discover::Scan, child::Error> {
+    pub async fn units(&mut self) -> Result<Arc<discover::Scan>, child::Error> {
         let scan = self.discovery.scan(&mut self.reader).await?;
         if scan.unnamed.is_empty() {
             return Ok(scan);

@@ -63,9 +63,9 @@ pub async fn inspect(eyes: &mut Eyes, options: &InspectOptions) -> Result<Inspec
     let wanted: BTreeSet<Pid> = options.pids.iter().copied().collect();
     let is_wanted = |process: &Process| wanted.is_empty() || wanted.contains(&process.identity.pid);
     let mut units = Vec::new();
-    for unit in listed.units {
+    for unit in &listed.units {
         if unit.processes.iter().any(is_wanted) {
-            units.push(unit);
+            units.push(unit.clone());
         }
     }
     let look = LookOptions { all: options.all, roots: options.roots.clone(), next_root: None };

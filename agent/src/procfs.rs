@@ -10,6 +10,7 @@ pub(crate) use parse::{Stat, Status};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
@@ -21,6 +22,8 @@ const ARGUMENTS_MAX: usize = 512;
 const ENVIRONMENT_MAX_BYTES: u64 = 1 << 20;
 /// Longest value of an environment variable that is kept, in bytes.
 const VALUE_MAX_BYTES: usize = 4096;
+/// Most bytes of `/proc/PID/stat`: 52 numbers and a name of at most 63 bytes.
+const STAT_MAX_BYTES: usize = 2048;
 /// Most bytes of any other file of `/proc`; `maps` of a large process has some thousand lines.
 const FILE_MAX_BYTES: u64 = 4 << 20;
 
@@ -129,8 +132,16 @@ pub struct Facts {
 /// # Errors
 /// What the kernel says of `/proc`.
 pub(crate) fn pids() -> std::io::Result<BTreeSet<Pid>> {
-    let entries = std::fs::read_dir("/proc")?.flatten();
-    Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid)).collect())
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+    // On the stack: this is what an idle agent does every two seconds.
+    let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut entries = rustix::fs::RawDir::new(&proc, &mut room);
+    let mut pids = BTreeSet::new();
+    while let Some(entry) = entries.next() {
+        pids.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse().ok()).map(Pid));
+    }
+    Ok(pids)
 }
 
 /// Reads `/proc/PID/stat`, which anybody may.
@@ -138,8 +149,12 @@ pub(crate) fn pids() -> std::io::Result<BTreeSet<Pid>> {
 /// # Errors
 /// [`Error`] where the process is gone or the line is not in the known form.
 pub(crate) fn stat(pid: Pid) -> Result<Stat, Error> {
-    let bytes = read(pid, "stat", FILE_MAX_BYTES)?;
-    Stat::parse(&bytes).ok_or(Error::Form { pid, name: "stat" })
+    let fail = |error| refused(pid, "stat", error);
+    let file = open(pid, "stat")?;
+    // One line, which the kernel gives as a whole; an idle agent reads little else.
+    let mut line = [0; STAT_MAX_BYTES];
+    let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut line)).map_err(fail)?;
+    Stat::parse(line.get(..length).unwrap_or_default()).ok_or(Error::Form { pid, name: "stat" })
 }
 
 /// Reads `/proc/PID/status`, which anybody may.
@@ -194,10 +209,8 @@ pub(crate) fn link(pid: Pid, name: &'static str) -> Result<String, Error> {
 /// Reads a file of `/proc/PID`, at most `limit` bytes of it.
 pub(crate) fn read(pid: Pid, name: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
     use std::io::Read;
-    let path = format!("/proc/{pid}/{name}");
     let fail = |error| refused(pid, name, error);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(fail)?;
+    let file = open(pid, name)?;
     // Room at once for what most of these files hold: growing into it costs a call a step.
     let mut bytes = Vec::with_capacity(4096);
     std::fs::File::from(file)
@@ -205,6 +218,11 @@ pub(crate) fn read(pid: Pid, name: &'static str, limit: u64) -> Result<Vec<u8>, 
         .read_to_end(&mut bytes)
         .map_err(|error| fail(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;
     Ok(bytes)
+}
+
+fn open(pid: Pid, name: &'static str) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(format!("/proc/{pid}/{name}"), flags, Mode::empty()).map_err(|error| refused(pid, name, error))
 }
 
 fn refused(pid: Pid, name: &'static str, error: rustix::io::Errno) -> Error {

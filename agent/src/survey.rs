@@ -11,6 +11,7 @@ mod vacancy;
 pub use allow::Allow;
 
 use crate::child;
+use crate::discover;
 use crate::eyes::{
     AppRules, Claim, Claims, Directory, Eyes, KnownManifest, LookOptions, Preflight, Seen, Sight, lies_below,
 };
@@ -81,8 +82,6 @@ pub struct Survey {
     pub scan: Scan,
     /// All units that were looked at.
     pub units: Vec<Unit>,
-    /// All units of the host.
-    pub listed: Vec<Unit>,
     /// The judgement on each process, per app.
     pub judged: BTreeMap<ProcessIdentity, BTreeMap<AppName, WorkerJudged>>,
     /// Claims that have no effect, for people.
@@ -93,6 +92,14 @@ pub struct Survey {
     pub purge_roots: BTreeMap<AppName, BTreeSet<String>>,
     /// Directories to watch: where the next start takes its code from.
     pub watch_roots: BTreeSet<String>,
+}
+
+/// A survey that may still hold.
+#[derive(Debug)]
+struct Last {
+    asked: Asked,
+    listed: Arc<discover::Scan>,
+    survey: Arc<Survey>,
 }
 
 /// The surveyor of one host: eyes with rules.
@@ -111,7 +118,7 @@ pub struct Surveyor {
     /// Announced apps whose units were told by more than their modules: see [`Claims::decided`].
     decided: BTreeSet<Announced>,
     /// The last survey with what it was asked, so that a host on which nothing happens costs next to nothing.
-    last: Option<(Asked, Arc<Survey>)>,
+    last: Option<Last>,
 }
 
 impl Surveyor {
@@ -145,21 +152,20 @@ impl Surveyor {
     /// [`child::Error`] where the reader had no answer.
     pub async fn survey(&mut self, asked: &Asked) -> Result<Arc<Survey>, child::Error> {
         let listed = self.eyes.units().await?;
-        if let Some((before, last)) = &self.last
+        if let Some(last) = &self.last
             && !asked.full
-            && before.is_like(asked)
-            && last.listed == listed.units
-            && last.scan.vacant.is_empty()
+            && last.asked.is_like(asked)
+            && (Arc::ptr_eq(&last.listed, &listed) || last.listed.units == listed.units)
+            && last.survey.scan.vacant.is_empty()
             && self.eyes.has_settled()
         {
-            return Ok(Arc::clone(last));
+            return Ok(Arc::clone(&last.survey));
         }
         let known = asked.manifests.iter().chain(asked.probes.values());
         let manifests: Vec<_> = known.map(|known| Arc::clone(&known.manifest)).collect();
         let options = self.options(None);
         self.eyes.look(&listed.units, &options, &manifests, asked.full).await;
-        let all = listed.units.clone();
-        let mut survey = Survey { units: self.within_roots(listed.units), listed: all, ..Survey::default() };
+        let mut survey = Survey { units: self.within_roots(&listed.units), ..Survey::default() };
         survey.scan.begun_at = asked.begun_at;
         survey.scan.full = asked.full;
         let (claims, decided) = self.claims(&survey.units, &asked.manifests).await;
@@ -193,7 +199,7 @@ impl Surveyor {
         self.purge_roots.clone_from(&survey.purge_roots);
         survey.units = units;
         let survey = Arc::new(survey);
-        self.last = Some((asked.clone(), Arc::clone(&survey)));
+        self.last = Some(Last { asked: asked.clone(), listed, survey: Arc::clone(&survey) });
         Ok(survey)
     }
 
@@ -221,14 +227,12 @@ impl Surveyor {
         self.eyes.seen(identity)
     }
 
-    fn within_roots(&self, units: Vec<Unit>) -> Vec<Unit> {
-        if self.rules.roots.is_empty() {
-            return units;
-        }
-        let is_below = |process: &Process| {
-            self.eyes.seen(&process.identity).is_some_and(|sight| lies_below(&sight.code, &self.rules.roots))
-        };
-        units.into_iter().filter(|unit| unit.processes.iter().any(is_below)).collect()
+    fn within_roots(&self, units: &[Unit]) -> Vec<Unit> {
+        let roots = &self.rules.roots;
+        let is_below =
+            |process: &Process| self.eyes.seen(&process.identity).is_some_and(|sight| lies_below(&sight.code, roots));
+        let is_within = |unit: &&Unit| roots.is_empty() || unit.processes.iter().any(is_below);
+        units.iter().filter(is_within).cloned().collect()
     }
 
     /// What is announced and whose manifest is not here yet keeps what was decided about it.

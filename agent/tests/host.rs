@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use unstale_agent::child::{self, Child, Program};
 use unstale_agent::discover::{Discovery, Scan, app_packages};
@@ -320,7 +321,7 @@ fn venv(name: &str) -> PathBuf {
 }
 
 /// Looks until a unit is as wanted, at most a minute.
-async fn look(discovery: &mut Discovery, reader: &mut Reader, wanted: impl Fn(&Scan) -> bool) -> Scan {
+async fn look(discovery: &mut Discovery, reader: &mut Reader, wanted: impl Fn(&Scan) -> bool) -> Arc<Scan> {
     let looking = async {
         loop {
             let scan = discovery.scan(reader).await.expect("scan");

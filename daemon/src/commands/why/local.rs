@@ -28,7 +28,7 @@ const LINES_MAX: usize = 40;
 pub(super) async fn look(target: &Selector, config: &Config) -> anyhow::Result<Why> {
     let host = roles::name(config)?;
     let mut eyes = Eyes::new(parts::reader(), parts::parser());
-    let listed = eyes.units().await.context("cannot look at the processes of this host")?.units;
+    let listed = eyes.units().await.context("cannot look at the processes of this host")?;
     let is_chosen = |unit: &&Unit| match target {
         Selector::Host(name) => *name == host,
         Selector::Unit(id) => unit.id == *id,
@@ -39,7 +39,7 @@ pub(super) async fn look(target: &Selector, config: &Config) -> anyhow::Result<W
     if matches!(target, Selector::Pool(_) | Selector::App(_)) {
         bail!("which units {target} has is known to a coordinator only: name a unit, a slot, a process or this host");
     }
-    let chosen: Vec<&Unit> = listed.iter().filter(is_chosen).collect();
+    let chosen: Vec<&Unit> = listed.units.iter().filter(is_chosen).collect();
     let mut options = InspectOptions { uid: rustix::process::getuid().as_raw(), ..InspectOptions::default() };
     if !matches!(target, Selector::Host(_)) {
         options.pids = chosen.iter().flat_map(|unit| &unit.processes).map(|process| process.identity.pid).collect();
