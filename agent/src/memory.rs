@@ -4,9 +4,9 @@
 //! subclasses of `enum.Enum` with their members' values, and SQLAlchemy's mapped classes. Called by the
 //! reader process; everything above [`Source`] is pure and works on recordings too ([`Image`]).
 //!
-//! A reading is accepted only if every bound class is what its module's name leads to, and if the bytes
-//! that would change with it are the same when all is read. Else it is tried again, and in the end the
-//! answer is "changing". Memory is hostile: every length has a bound, every address is checked.
+//! A reading is accepted only if every bound class is what its module's name leads to, and if all bytes that
+//! it rests on are the same when all is read. Else it is tried again, and in the end the answer is
+//! "changing". Memory is hostile: every length has a bound, every address is checked.
 
 mod bindings;
 mod cache;
@@ -34,7 +34,7 @@ pub use source::{Copied, Fault, Mapping, Source, Span};
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use cache::{Known, Remembered};
 use mate::Mate;
-use memo::Pass;
+use memo::{Memo, Pass};
 use source::Buffers;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,10 +156,10 @@ pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut
             buffers = Buffers::default();
             Ok(answer)
         }
-        Ok(None) => tries(source.as_ref(), options, known, &mut buffers, &mut look.cost).map(|walked| {
-            let memo = walked.memo.map(|memo| Remembered::new(identity, options, memo));
-            cache.put(identity, process.parent, walked.known, memo);
-            walked.answer
+        Ok(None) => tries(&source, options, known, &mut buffers, cache.mate(), &mut look.cost).map(|held| {
+            let memo = held.memo.map(|memo| Remembered::new(identity, options, memo));
+            cache.put(identity, process.parent, held.known, memo);
+            held.answer
         }),
         Err(error) => Err((error, false)),
     };
@@ -184,37 +184,55 @@ fn recall<'m>(
     mut mate: Option<&mut Mate>,
     cost: &mut Cost,
 ) -> Result<Option<(Arc<Answer>, &'m Remembered)>, Error> {
-    let mut buffer = Vec::new();
     for remembered in memos {
-        let Remembered { memo, .. } = remembered;
-        let is_own = remembered.is_of(identity);
-        let pass = Arc::new(Pass::default());
-        buffer.resize(memo.room(), 0);
-        let mut joined = mate.as_deref_mut();
-        let has_joined = joined.as_mut().is_some_and(|mate| mate.join(memo, source, is_own, &pass));
-        let own = memo.compare(source.as_ref(), is_own, &pass, &mut buffer, cost);
-        let theirs = joined.filter(|_| has_joined).map_or(Ok(()), |mate| mate.finish(cost));
-        own.and(theirs)?;
-        if !pass.differs() {
-            return Ok(Some((Arc::clone(memo.answer()), remembered)));
+        if is_as(source, &remembered.memo, remembered.is_of(identity), mate.as_deref_mut(), cost)? {
+            return Ok(Some((Arc::clone(remembered.memo.answer()), remembered)));
         }
     }
     Ok(None)
 }
 
-/// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process, but once: a
+/// Compares a process with a memo, with the second thread's help where there is one. `is_own` says that it is the
+/// process that was walked, and was seen to be as the memo says since.
+fn is_as(
+    source: &Arc<LinuxProcess>,
+    memo: &Arc<Memo>,
+    is_own: bool,
+    mut mate: Option<&mut Mate>,
+    cost: &mut Cost,
+) -> Result<bool, Error> {
+    let pass = Arc::new(Pass::default());
+    let mut buffer = vec![0; memo.room()];
+    let has_joined = mate.as_mut().is_some_and(|mate| mate.join(memo, source, is_own, &pass));
+    let own = memo.compare(source.as_ref(), is_own, &pass, &mut buffer, cost);
+    let theirs = mate.filter(|_| has_joined).map_or(Ok(()), |mate| mate.finish(cost));
+    own.and(theirs)?;
+    Ok(!pass.differs())
+}
+
+/// Reads a recording, or whatever else implements [`Source`], as [`read`] reads a process, but without patience: a
 /// recording does not change.
 pub fn read_source(source: &dyn Source, identity: ProcessIdentity, options: &ReadOptions) -> Reading {
     let mut reading = blank(identity);
-    let mut attempt = walk::Attempt::new(source, options, Buffers::default());
-    match attempt.run(None) {
-        Ok(walked) => {
-            reading.outcome = Outcome::Complete;
-            fill(&mut reading, &walked.answer);
+    let mut last = None;
+    for _ in 0..2 {
+        let mut attempt = walk::Attempt::new(source, options, Buffers::default());
+        let held = once(&mut attempt, None, &mut last, |memo| memo.is_in(source, &mut reading.cost));
+        let (_, spent) = attempt.finish();
+        reading.cost.calls = reading.cost.calls.saturating_add(spent.calls);
+        reading.cost.bytes = reading.cost.bytes.saturating_add(spent.bytes);
+        match held {
+            Ok(held) => {
+                reading.outcome = Outcome::Complete;
+                fill(&mut reading, &held.answer);
+                return reading;
+            }
+            Err(error) => reading.outcome = outcome(error, identity, false),
         }
-        Err(error) => reading.outcome = outcome(error, identity, false),
+        if last.is_none() {
+            break;
+        }
     }
-    (_, reading.cost) = attempt.finish();
     reading
 }
 
@@ -228,8 +246,8 @@ pub fn record(identity: ProcessIdentity, options: &ReadOptions) -> Result<Image,
     let mut failure = String::new();
     for _ in 0..=MAX_RETRIES {
         let mut attempt = walk::Attempt::new(&process.source, options, Buffers::default());
-        match attempt.run(None) {
-            Ok(_) => return attempt.into_image().map_err(|error| error.to_string()),
+        match attempt.run(None).and_then(|mut walked| attempt.check(&mut walked.answer)) {
+            Ok(()) => return attempt.into_image().map_err(|error| error.to_string()),
             Err(error) => failure = error.to_string(),
         }
         pause();
@@ -258,25 +276,28 @@ fn fill(reading: &mut Reading, answer: &Answer) {
 
 /// Walks until an answer holds still; on failure tells also whether something was seen to change.
 fn tries(
-    source: &dyn Source,
+    source: &Arc<LinuxProcess>,
     options: &ReadOptions,
     known: Option<Known>,
     buffers: &mut Buffers,
+    mut mate: Option<&mut Mate>,
     cost: &mut Cost,
-) -> Result<walk::Walked, (Error, bool)> {
+) -> Result<Held, (Error, bool)> {
     let mut known = known;
     let mut changed = false;
+    let mut last = None;
     loop {
-        let mut attempt = walk::Attempt::new(source, options, std::mem::take(buffers));
+        let mut attempt = walk::Attempt::new(source.as_ref(), options, std::mem::take(buffers));
         // What is known is doubted once it has not helped.
-        let walked = attempt.run(known.take());
-        changed |= walked.is_err() && attempt.has_moved();
+        let held =
+            once(&mut attempt, known.take(), &mut last, |memo| is_as(source, memo, false, mate.as_deref_mut(), cost));
+        changed |= held.is_err() && attempt.has_moved();
         let (used, spent) = attempt.finish();
         *buffers = used;
         cost.calls = cost.calls.saturating_add(spent.calls);
         cost.bytes = cost.bytes.saturating_add(spent.bytes);
-        match walked {
-            Ok(walked) => return Ok(walked),
+        match held {
+            Ok(held) => return Ok(held),
             Err(error) if cost.retries < error.patience() => {
                 cost.retries += 1;
                 pause();
@@ -284,6 +305,40 @@ fn tries(
             Err(error) => return Err((error, changed)),
         }
     }
+}
+
+/// Walks once and finds out whether the answer held still. `last` is the answer of the try before, `is_still` compares
+/// the process with all that the walk looked at.
+///
+/// It held still if all bytes that it rests on are the same once more when it is there: then it is the answer of
+/// that moment. Guards alone would not do. Where a module is loaded again and again, the same addresses come to hold
+/// the same things after each garbage collection, so what is guarded can be as it was although all of it was
+/// something else in between. In a process that never rests, because it counts in a variable next to its enums, what
+/// is guarded must hold still and two walks must come to the same answer.
+fn once(
+    attempt: &mut walk::Attempt<'_>,
+    known: Option<Known>,
+    last: &mut Option<Arc<Answer>>,
+    is_still: impl FnOnce(&Arc<Memo>) -> Result<bool, Error>,
+) -> Result<Held, Error> {
+    let walk::Walked { mut answer, known, memo } = attempt.run(known)?;
+    if let Some(memo) = memo.map(Arc::new)
+        && is_still(&memo)?
+    {
+        return Ok(Held { answer, known, memo: Some(memo) });
+    }
+    attempt.check(&mut answer)?;
+    if last.replace(Arc::clone(&answer)).is_some_and(|last| last == answer) {
+        return Ok(Held { answer, known, memo: None });
+    }
+    Err(Error::Changed)
+}
+
+/// A walk whose answer held still.
+struct Held {
+    answer: Arc<Answer>,
+    known: Known,
+    memo: Option<Arc<Memo>>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the reader process has no executor; memory needs a moment to settle")]

@@ -67,8 +67,8 @@ pub(crate) struct Remembered {
 }
 
 impl Remembered {
-    pub(crate) fn new(of: ProcessIdentity, options: &ReadOptions, memo: Memo) -> Self {
-        Self { options: options.clone(), of, memo: Arc::new(memo) }
+    pub(crate) fn new(of: ProcessIdentity, options: &ReadOptions, memo: Arc<Memo>) -> Self {
+        Self { options: options.clone(), of, memo }
     }
 
     /// Says that a process was found to be alike.

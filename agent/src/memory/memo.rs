@@ -196,6 +196,13 @@ impl Memo {
         self.changing.room().max(self.lasting.room())
     }
 
+    /// Tells whether a process, which may be another one than was walked, is now as the walk has seen it.
+    pub(crate) fn is_in(&self, source: &dyn Source, cost: &mut Cost) -> Result<bool, Error> {
+        let pass = Pass::default();
+        self.compare(source, false, &pass, &mut vec![0; self.room()], cost)?;
+        Ok(!pass.differs())
+    }
+
     /// Compares piece after piece with a process, until none is left, one differs or cannot be had. Several may work
     /// at one pass. `is_own` says that it is the process that was walked. `buffer` has [`Self::room`].
     pub(crate) fn compare(

@@ -353,6 +353,21 @@ impl<'s> Space<'s> {
         Ok(())
     }
 
+    /// Looks at bytes without copying them.
+    fn look_at(&mut self, span: Span) -> Result<(), Error> {
+        let end = span.start.checked_add(span.len as u64).filter(|end| *end <= ADDRESS_END);
+        let end = end.ok_or(Error::Unmapped(span.start))?;
+        let mut at = span.start;
+        while at < end {
+            let cell = self.cell(at, end)?;
+            let offset = usize::try_from(at % CELL).unwrap_or(0);
+            let count = (CELL_BYTES - offset).min(usize::try_from(end - at).unwrap_or(CELL_BYTES));
+            self.mark(cell, offset, count);
+            at += count as u64;
+        }
+        Ok(())
+    }
+
     /// Says what the next looks are to be noted as.
     pub(crate) fn note(&mut self, noting: Noting) {
         self.noting = noting;
@@ -451,6 +466,15 @@ impl<'s> Space<'s> {
     /// Demands that these bytes are still the same when the walk is over.
     pub(crate) fn guard(&mut self, at: u64, len: usize) {
         self.guards.push(Span { start: at, len });
+    }
+
+    /// Notes that all guarded bytes are looked at, and these.
+    pub(crate) fn look_at_guards<'g>(&mut self, mut more: impl Iterator<Item = &'g Span>) -> Result<(), Error> {
+        let guards = std::mem::take(&mut self.guards);
+        let own = guards.iter().try_for_each(|span| self.look_at(*span));
+        self.guards = guards;
+        own?;
+        more.try_for_each(|span| self.look_at(*span))
     }
 
     /// Puts guards back.

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a walk found.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) interpreter: Interpreter,
     pub(crate) modules: Vec<LoadedModule>,
@@ -25,10 +25,11 @@ pub(crate) struct Answer {
     pub(crate) mapped: Vec<MappedClass>,
 }
 
-/// A walk that was accepted.
+/// A walk that came to an answer.
 pub(crate) struct Walked {
     pub(crate) answer: Arc<Answer>,
     pub(crate) known: Known,
+    /// All that was looked at; `None` where that is too much, or something was not there.
     pub(crate) memo: Option<Memo>,
 }
 
@@ -64,6 +65,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// Walks, starting from what is known of the process or of a relative; returns what is known afterwards.
+    /// Whether memory held still meanwhile is for the caller to find out: all that was looked at did, by the memo, or
+    /// what was guarded did, by [`Self::check`].
     pub(crate) fn run(&mut self, known: Option<Known>) -> Result<Walked, Error> {
         let warm = match known {
             Some(known) => self.still_valid(known)?,
@@ -96,9 +99,9 @@ impl<'a> Attempt<'a> {
             let importing = || Error::Starting("enum is not imported yet".to_owned());
             return Err(if self.is_importing_enum { importing() } else { Error::NoEnum });
         }
-        self.check(&mut answer)?;
         answer.enums.sort_by(|a, b| a.name.cmp(&b.name).then(a.address.cmp(&b.address)));
         let answer = Arc::new(answer);
+        self.heap.space.look_at_guards(self.unbound.iter().flat_map(|(_, guards)| guards))?;
         let memo = Memo::of(&mut self.heap.space, Arc::clone(&answer))?;
         Ok(Walked { answer, known: Known { runtime, interpreters: learnt }, memo })
     }
@@ -196,7 +199,10 @@ impl<'a> Attempt<'a> {
 
     /// Looks again at all that was guarded. What is bound must have held still; other classes that have not are
     /// left out.
-    fn check(&mut self, answer: &mut Answer) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Changed`] where something did not hold still.
+    pub(crate) fn check(&mut self, answer: &mut Arc<Answer>) -> Result<(), Error> {
         let guards = self.heap.space.take_guards(0);
         if !self.heap.space.holds_still(&guards)? {
             self.heap.space.guard_all(guards);
@@ -204,7 +210,7 @@ impl<'a> Attempt<'a> {
         }
         for (address, guards) in std::mem::take(&mut self.unbound) {
             if !self.heap.space.holds_still(&guards)? {
-                answer.enums.retain(|class| class.address != address);
+                Arc::make_mut(answer).enums.retain(|class| class.address != address);
             }
         }
         Ok(())

@@ -3,6 +3,8 @@
 //! Made anew by `cargo test -p unstale-agent --test memory -- --ignored recordings_are_made_anew`.
 
 use crate::python::{Running, fixtures, identity, interpreters};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use unstale_agent::memory::{self, Copied, Fault, Image, Mapping, Source, Span};
@@ -144,6 +146,55 @@ fn broken_memory_neither_panics_nor_costs_much() {
         assert!(reading.cost.calls <= 6_000, "3.{minor}, seed {seed}: {:?}", reading.cost);
     }
     assert!(refused > 0, "nothing was ever broken");
+}
+
+/// Memory that is another one where it is looked at for the first time.
+struct Fleeting {
+    first: Image,
+    then: Image,
+    /// Addresses that were looked at.
+    seen: RefCell<BTreeSet<u64>>,
+}
+
+impl Source for Fleeting {
+    fn read(&self, spans: &[Span], buffer: &mut [u8]) -> Result<Copied, Fault> {
+        let mut first = vec![0; buffer.len()];
+        self.first.read(spans, &mut first)?;
+        let copied = self.then.read(spans, buffer)?;
+        let addresses = spans.iter().flat_map(|span| (span.start..).take(span.len));
+        for ((address, byte), first) in addresses.zip(buffer).zip(first) {
+            if self.seen.borrow_mut().insert(address) {
+                *byte = first;
+            }
+        }
+        Ok(copied)
+    }
+
+    fn mappings(&self) -> Result<Vec<Mapping>, Fault> {
+        self.then.mappings()
+    }
+}
+
+/// Where modules are loaded again and again, the same addresses come to hold the same structure after each garbage
+/// collection, so a text can be another one although every class, dict and slot is as it was.
+#[test]
+fn a_text_that_was_another_one_for_a_moment_is_read_again() {
+    const NOW: &[u8] = b"hubspot";
+    for (minor, then) in recordings() {
+        let mut bytes = then.encode();
+        let at = bytes.windows(NOW.len()).position(|window| window == NOW).expect("the value");
+        bytes[at..at + NOW.len()].copy_from_slice(b"another");
+        let first = Image::decode(&bytes).expect("a recording");
+        let values = |source: &dyn Source| {
+            let reading = read(source);
+            assert_eq!(reading.outcome, Outcome::Complete, "3.{minor}");
+            let plain = reading.enums.into_iter().find(|class| class.name.qualname == "Plain").expect("a class");
+            plain.definition.members.first().map(|member| member.value.repr())
+        };
+        assert_eq!(values(&first).as_deref(), Some("\"another\""), "3.{minor}: the text is looked at");
+        let fleeting = Fleeting { first, then, seen: RefCell::default() };
+        assert_eq!(values(&fleeting).as_deref(), Some("\"hubspot\""), "3.{minor}");
+    }
 }
 
 #[test]
