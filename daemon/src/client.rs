@@ -90,9 +90,12 @@ impl ClientError {
     pub(crate) fn help(&self) -> Option<String> {
         match self {
             Self::NobodyListens { .. } => {
-                Some("is `unstale up` running? Name its socket with --coordinator unix:PATH".to_owned())
+                Some(
+                    "is `unstale up`, or a fleet's `unstale coordinator`, running here? Name its socket with --coordinator unix:PATH"
+                        .to_owned(),
+                )
             }
-            Self::NoPermission(_) => Some("run as the user that runs `unstale up`, or with sudo".to_owned()),
+            Self::NoPermission(_) => Some("run as the user that runs the coordinator, or with sudo".to_owned()),
             Self::Stranger { .. } => Some("name the right socket with --coordinator unix:PATH".to_owned()),
             Self::Refused(refusal) => refusal.help.clone(),
             Self::Broken { .. } => Some("look with `unstale status` whether it was done".to_owned()),
@@ -116,7 +119,7 @@ pub(crate) fn places(args: &CoordinatorArgs, surroundings: &Surroundings) -> Vec
     runtime.into_iter().chain([PathBuf::from(SYSTEM_SOCKET)]).collect()
 }
 
-/// Returns where `unstale up` listens unless something else is said.
+/// Returns where a coordinator listens unless something else is said.
 pub(crate) fn own_place(surroundings: &Surroundings) -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from(SYSTEM_SOCKET));

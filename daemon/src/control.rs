@@ -108,7 +108,8 @@ impl Asker {
 }
 
 fn gone() -> api::Refusal {
-    api::Refusal::new(503, "shutting-down", "the coordinator is shutting down").help("start `unstale up` again")
+    api::Refusal::new(503, "shutting-down", "the coordinator is shutting down")
+        .help("start `unstale up`, or `unstale coordinator`, again")
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ impl Fleet {
             omitted: 0,
             others: Vec::new(),
             others_omitted: 0,
+            rejected: BTreeMap::new(),
             probes: BTreeMap::new(),
         }
     }

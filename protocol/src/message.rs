@@ -130,6 +130,7 @@ pub struct Probe {
 /// What an agent sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
+#[expect(clippy::large_enum_variant, reason = "whoever keeps one keeps it boxed as a whole")]
 pub enum Upward {
     /// Its full state.
     Report(Report),
@@ -186,6 +187,10 @@ pub struct Report {
     /// What would be done about each dry run, by its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub probes: BTreeMap<String, ProbeReport>,
+    /// Messages to this host that changed nothing since its agent began, by reason. Whoever opens the messages counts
+    /// them: the machine does not hear of what it must not believe.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rejected: BTreeMap<String, u64>,
 }
 
 /// A unit that no rollout judges.

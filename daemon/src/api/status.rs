@@ -109,6 +109,9 @@ pub(crate) struct StatusHost {
     /// Further ones that its report left out.
     #[serde(default)]
     pub(crate) others_omitted: u32,
+    /// Messages to it that changed nothing since its agent began, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) rejected: BTreeMap<String, u64>,
 }
 
 /// A unit that no rollout judges.

@@ -9,6 +9,12 @@ use unstale_protocol::message::{DoneResult, OtherUnit, Phase, Purpose, Report, S
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::Verdict;
 
+/// What is said of a host whose name two agents answer to.
+const DOUBLED: &str = "two agents answer to this name: stop one, or give it another --host";
+/// Most reasons for which messages changed nothing on one host, and the longest of them, in bytes.
+const REASONS_MAX: usize = 16;
+const REASON_MAX_BYTES: usize = 32;
+
 /// Returns one rollout; `wall_ms` is for its age, which people see.
 pub(super) fn rollout(status: &RolloutStatus, wall_ms: u64) -> api::Rollout {
     let (outcome, because) = outcome(&status.outcome);
@@ -154,6 +160,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         omitted: 0,
         others: Vec::new(),
         others_omitted: 0,
+        rejected: BTreeMap::new(),
     };
     for report in machine.reports() {
         let host = hosts.entry(report.host.to_string()).or_insert_with(|| empty(&report.host));
@@ -163,10 +170,15 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         host.reported_ms_ago = machine.heard_ms_ago(&report.host, now);
         host.others = report.others.iter().map(other).collect();
         host.others_omitted = report.others_omitted;
+        host.rejected = rejected(report);
         if report.leaving {
             "leaving".clone_into(&mut host.standing);
+        } else if machine.is_host_silent(&report.host, now) {
+            "silent".clone_into(&mut host.standing);
         }
-        if let Some(name) = &report.unsupported {
+        if machine.is_host_doubled(&report.host) {
+            host.because = Some(DOUBLED.to_owned());
+        } else if let Some(name) = &report.unsupported {
             host.because = Some(format!("its agent is too old: it does not understand `{name}`"));
         } else if let Some(refused) = report.refused {
             host.because = Some(format!("it refused the older desired state {refused}"));
@@ -182,7 +194,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
                 "expected".clone_into(&mut host.standing);
             }
             if of_host.doubled {
-                host.because = Some("two agents answer to this name: stop one, or give it another --host".to_owned());
+                host.because = Some(DOUBLED.to_owned());
             }
             if let Some(app) = &of_host.app {
                 host.apps.insert(
@@ -200,6 +212,12 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         }
     }
     hosts.into_values().collect()
+}
+
+/// Returns why messages changed nothing there, up to a bound: whoever holds an agent's key can say anything.
+fn rejected(report: &Report) -> BTreeMap<String, u64> {
+    let known = report.rejected.iter().filter(|(reason, _)| reason.len() <= REASON_MAX_BYTES);
+    known.take(REASONS_MAX).map(|(reason, count)| (reason.clone(), *count)).collect()
 }
 
 fn other(unit: &OtherUnit) -> api::StatusOther {

@@ -35,7 +35,7 @@ impl Driver {
             api::Refusal::new(
                 404,
                 "no-such-dry-run",
-                "that dry run is over: nobody asked about it, or `unstale up` was started again",
+                "that dry run is over: nobody asked about it, or the coordinator was started again",
             )
             .help("begin it again")
         };

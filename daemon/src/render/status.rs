@@ -4,6 +4,7 @@ use super::{elapsed, plain, style, table};
 use crate::api::{
     DrainStanding, Outcome, Status, StatusApp, StatusBus, StatusHost, StatusHostApp, StatusOther, StatusSlot,
 };
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Returns the answer for people.
@@ -51,8 +52,12 @@ pub(crate) fn text(status: &Status) -> String {
         }
     }
     for host in &status.hosts {
+        let name = style::strong(&plain(&host.host));
         if let Some(because) = &host.because {
-            writeln!(out, "\n{}: {}", style::strong(&plain(&host.host)), plain(because)).unwrap_or_default();
+            writeln!(out, "\n{name}: {}", plain(because)).unwrap_or_default();
+        }
+        if !host.rejected.is_empty() {
+            writeln!(out, "\n{name}: messages that changed nothing: {}", reasons(&host.rejected)).unwrap_or_default();
         }
         let is_drained =
             |slot: &StatusSlot| status.drains.iter().any(|drain| drain.host == host.host && drain.slot == slot.slot);
@@ -62,25 +67,9 @@ pub(crate) fn text(status: &Status) -> String {
         if slots.is_empty() {
             continue;
         }
-        writeln!(out, "\nOn {}:", style::strong(&plain(&host.host))).unwrap_or_default();
+        writeln!(out, "\nOn {name}:").unwrap_or_default();
         for slot in slots {
-            let verdict = match slot.verdict.as_str() {
-                "stale" => style::bad("stale"),
-                "fresh" => style::good("fresh"),
-                other => style::doubtful(&plain(other)),
-            };
-            let unit = slot
-                .unit
-                .as_deref()
-                .map_or_else(|| plain(&slot.slot), |unit| format!("{} in {}", plain(unit), plain(&slot.slot)));
-            let standing = match (slot.verdict.as_str(), phase(&slot.phase)) {
-                ("none", "") => "up".to_owned(),
-                ("none", words) => words.to_owned(),
-                (_, "") => verdict,
-                (_, words) => format!("{verdict}, {words}"),
-            };
-            writeln!(out, "  {standing}  {unit}").unwrap_or_default();
-            writeln!(out, "      because {}", plain(&slot.because)).unwrap_or_default();
+            write_slot(&mut out, slot);
         }
         if host.omitted > 0 {
             writeln!(out, "  and {} more that its report had no room for", host.omitted).unwrap_or_default();
@@ -96,6 +85,28 @@ pub(crate) fn text(status: &Status) -> String {
     out
 }
 
+fn write_slot(out: &mut String, slot: &StatusSlot) {
+    let verdict = match slot.verdict.as_str() {
+        "stale" => style::bad("stale"),
+        "fresh" => style::good("fresh"),
+        other => style::doubtful(&plain(other)),
+    };
+    let unit = slot
+        .unit
+        .as_deref()
+        .map_or_else(|| plain(&slot.slot), |unit| format!("{} in {}", plain(unit), plain(&slot.slot)));
+    let standing = match (slot.verdict.as_str(), phase(&slot.phase)) {
+        ("none", "") => "up".to_owned(),
+        ("none", words) => words.to_owned(),
+        (_, "") => verdict,
+        (_, words) => format!("{verdict}, {words}"),
+    };
+    writeln!(out, "  {standing}  {unit}").unwrap_or_default();
+    if !slot.because.is_empty() {
+        writeln!(out, "      because {}", plain(&slot.because)).unwrap_or_default();
+    }
+}
+
 fn write_bus(out: &mut String, bus: &StatusBus, epoch: u64) {
     let standing = match (&bus.because, bus.leads) {
         (Some(because), _) => style::bad(&format!("not reached: {}", plain(because))),
@@ -108,11 +119,14 @@ fn write_bus(out: &mut String, bus: &StatusBus, epoch: u64) {
         writeln!(out, "{}", style::bad(warning)).unwrap_or_default();
     }
     if !bus.rejected.is_empty() {
-        let reasons: Vec<String> =
-            bus.rejected.iter().map(|(reason, count)| format!("{} {count}", plain(reason).replace('_', " "))).collect();
-        writeln!(out, "messages that changed nothing: {}", style::doubtful(&reasons.join(", "))).unwrap_or_default();
+        writeln!(out, "messages that changed nothing: {}", reasons(&bus.rejected)).unwrap_or_default();
     }
     out.push('\n');
+}
+
+fn reasons(rejected: &BTreeMap<String, u64>) -> String {
+    let words = rejected.iter().map(|(reason, count)| format!("{} {count}", plain(reason).replace('_', " ")));
+    style::doubtful(&words.collect::<Vec<_>>().join(", "))
 }
 
 fn write_app(out: &mut String, app: &StatusApp) {
@@ -213,7 +227,6 @@ pub(crate) fn is_open(standing: DrainStanding) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use unstale_protocol::ids::{AppName, Revision};
     use unstale_protocol::message::UnitCounts;
 
@@ -271,6 +284,7 @@ mod tests {
                     other("python:9", &[]),
                 ],
                 others_omitted: 0,
+                rejected: BTreeMap::from([("unknown_key".into(), 3), ("\x07".into(), 1)]),
             }],
             ..Status::default()
         };
@@ -280,6 +294,8 @@ mod tests {
           by deploy, sha=abc\x07
 
         web-3  reporting  1.5 s ago  shop@7  1 stale, 3 fresh
+
+        web-3: messages that changed nothing: \x07 1, unknown key 3
 
         On web-3:
           stale, draining  celery:4711 in celery/systemd/shop.service

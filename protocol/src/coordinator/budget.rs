@@ -178,6 +178,16 @@ impl Coordinator {
     }
 
     fn grant(&mut self, key: (HostName, SlotId), pending: Pending) {
+        // Only a drain by force is granted without room.
+        let beyond: Vec<&str> = if self.has_room(&pending) {
+            Vec::new()
+        } else {
+            pending.want.pools.iter().map(PoolName::as_str).collect()
+        };
+        let because = match beyond.as_slice() {
+            [] => String::new(),
+            pools => format!("by force, beyond the budget of {}", pools.join(", ")),
+        };
         let Pending { nonce, version, want, .. } = pending;
         let permit = PermitRecord {
             identity: want.identity,
@@ -193,7 +203,7 @@ impl Coordinator {
             host: Some(key.0.clone()),
             slot: Some(key.1.clone()),
             what: "permitted".into(),
-            because: String::new(),
+            because,
         };
         self.actions.push_back(Action::Store(vec![
             Record::Permit(key.0.clone(), key.1.clone(), Some(permit.clone())),

@@ -172,6 +172,7 @@ mod tests {
             omitted: 0,
             others: Vec::new(),
             others_omitted: 0,
+            rejected: BTreeMap::new(),
             probes,
         }
     }

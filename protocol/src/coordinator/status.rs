@@ -332,6 +332,16 @@ impl Coordinator {
         self.hosts.values().filter_map(|host| host.report.as_deref())
     }
 
+    /// Tells whether no report of a host has come for so long that it counts as silent.
+    pub fn is_host_silent(&self, host: &HostName, now: Moment) -> bool {
+        self.is_silent(self.hosts.get(host), now)
+    }
+
+    /// Tells whether two agents answer to the name of a host: neither is believed.
+    pub fn is_host_doubled(&self, host: &HostName) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.doubled)
+    }
+
     /// Returns how long ago a host reported, in milliseconds; `None` where it did not in this reign.
     pub fn heard_ms_ago(&self, host: &HostName, now: Moment) -> Option<u64> {
         let heard_at = self.hosts.get(host)?.heard_at?;

@@ -80,6 +80,7 @@ impl Host {
             others,
             others_omitted: 0,
             probes: self.probes.clone(),
+            rejected: BTreeMap::new(),
         }
     }
 

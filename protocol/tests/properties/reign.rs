@@ -153,6 +153,7 @@ fn report(name: &str, sequence: u64, follows: &Desired) -> Report {
         omitted: 0,
         others: Vec::new(),
         others_omitted: 0,
+        rejected: BTreeMap::new(),
         probes: BTreeMap::new(),
     }
 }

@@ -51,7 +51,7 @@ fn coordinator(found: Result<(), ClientError>, places: &[PathBuf]) -> Finding {
             Finding::note(
                 WHAT,
                 format!("none listens on {}", places.join(" or ")),
-                "`unstale up` starts one; `unstale inspect` needs none",
+                "`unstale up` starts one for this host, `unstale coordinator` one for a fleet; `unstale inspect` needs none",
             )
         }
         Err(error) => Finding::missing(WHAT, error.to_string(), error.help().unwrap_or_default()),

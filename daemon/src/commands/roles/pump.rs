@@ -5,6 +5,7 @@
 use crate::bus::ends::{AgentEnd, FromAgent, Link, ToAgent};
 use crate::bus::envelope::{Channel, Encoded, Rejected, Seal};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use unstale_agent::driver::{Incoming, Outgoing};
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::HostName;
 use unstale_protocol::manifest::Manifest;
-use unstale_protocol::message::Permit;
+use unstale_protocol::message::{Permit, Report, Upward};
 
 /// Carries messages until `shutdown` is cancelled or either side is gone.
 ///
@@ -118,7 +119,13 @@ impl Post {
     fn close(&self, message: &Outgoing) -> Option<FromAgent> {
         match message {
             Outgoing::Upward(message) => {
-                let payload = serde_json::to_string(message).ok()?;
+                let counted = match message.as_ref() {
+                    Upward::Report(report) => {
+                        Cow::Owned(Upward::Report(Report { rejected: self.seal.rejected(), ..report.clone() }))
+                    }
+                    other => Cow::Borrowed(other),
+                };
+                let payload = serde_json::to_string(&counted).ok()?;
                 self.seal.close(Channel::Report, &payload).ok().map(FromAgent::Report)
             }
             Outgoing::WantManifest(digest) => Some(FromAgent::WantManifest(*digest)),
@@ -156,6 +163,24 @@ mod tests {
         assert!(post.open(ToAgent::Permit(noise)).is_none());
         let rejected = post.seal.rejected();
         assert_eq!((rejected["other_host"], rejected["payload"]), (1, 1));
+    }
+
+    #[test]
+    fn a_report_says_which_messages_changed_nothing_here() {
+        let mut post = post();
+        for _ in 0..2 {
+            assert!(post.open(ToAgent::Permit(b"{".as_slice().into())).is_none());
+        }
+        let salt = "00".repeat(16);
+        let report = json!({
+            "kind": "report", "host": "web-1", "incarnation": {"counter": 1, "random": salt}, "sequence": 1, "clock": 5,
+            "accepted": {"epoch": 1, "generation": 1}, "apps": {}, "pools": {}, "slots": [],
+        });
+        let report = Box::new(serde_json::from_value(report).unwrap());
+        let Some(FromAgent::Report(envelope)) = post.close(&Outgoing::Upward(report)) else { panic!("no report") };
+        let opened = post.seal.open(Channel::Report, &envelope).unwrap();
+        let Ok(Upward::Report(report)) = serde_json::from_str(&opened.payload) else { panic!("no report") };
+        assert_eq!(report.rejected["not_an_envelope"], 2);
     }
 
     #[test]

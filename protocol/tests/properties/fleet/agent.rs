@@ -72,6 +72,7 @@ impl Agent {
             omitted: 0,
             others: Vec::new(),
             others_omitted: 0,
+            rejected: BTreeMap::new(),
             probes: BTreeMap::new(),
         }
     }
