@@ -87,6 +87,12 @@ pub(crate) enum StoreError {
         /// The directory or file.
         path: PathBuf,
     },
+    /// Nothing more can be written: the file system is full, or a quota is reached.
+    #[error("there is no room left to write `{}`", path.display())]
+    Full {
+        /// The directory or file.
+        path: PathBuf,
+    },
     /// No directory was given and none can be derived.
     #[error("no state directory: neither HOME nor XDG_STATE_HOME is set")]
     NoDirectory,
@@ -113,6 +119,7 @@ impl StoreError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 Self::NoPermission { path: path.to_owned() }
             }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path: path.to_owned() },
             _ => Self::Io { path: path.to_owned(), source },
         }
     }
@@ -125,6 +132,7 @@ impl StoreError {
             Self::Corrupt { .. } => "state-corrupt",
             Self::Unsafe { .. } => "state-unsafe",
             Self::NoPermission { .. } => "state-no-permission",
+            Self::Full { .. } => "state-full",
             Self::NoDirectory | Self::Missing { .. } => "state-missing",
             Self::Io { .. } => "state-io",
         }
@@ -147,9 +155,14 @@ impl StoreError {
             Self::Unsafe { path, .. } => {
                 Some(format!("make it yours and private (`chmod 700 {}`), or give another --state-dir", path.display()))
             }
+            Self::Full { .. } => Some(
+                "make room there and start it again: what was written before is whole, and it goes on there".to_owned(),
+            ),
             Self::NoPermission { .. } => Some("run as root, or give a --state-dir that you may write to".to_owned()),
             Self::NoDirectory => Some("give one with --state-dir".to_owned()),
-            Self::Missing { .. } => Some("name the directory that `unstale up` uses with --state-dir".to_owned()),
+            Self::Missing { .. } => {
+                Some("name the directory that `unstale up`, `coordinator` or `agent` uses with --state-dir".to_owned())
+            }
             Self::Io { .. } => None,
         }
     }

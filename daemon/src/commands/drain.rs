@@ -42,6 +42,14 @@ async fn drain(args: DrainArgs, log: LogArgs, client: &Client, afterwards: After
         force: args.force,
         dry_run: args.dry_run,
     };
+    if request.force {
+        report::note(match request.deadline_ms {
+            None => "--force: goes beyond the budget of the pool, and drains what nothing would bring back",
+            Some(_) => {
+                "--force: goes beyond the budget of the pool, drains what nothing would bring back, and kills what has not ended at the deadline: what it has in hand is lost"
+            }
+        });
+    }
     let asked: Drains = client.post("/v1/drains", &request).await?;
     if args.detach || args.dry_run {
         print(&asked, args.output.output);
