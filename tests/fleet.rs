@@ -3,7 +3,9 @@
 mod ask;
 mod cure;
 mod demo;
+mod drains;
 mod faults;
+mod fleets;
 mod forgotten;
 mod hand;
 mod hold;
@@ -11,6 +13,11 @@ mod hosts;
 mod local;
 mod network;
 mod noise;
+mod paused;
+mod phases;
+mod silent;
+mod ten;
+mod wrong;
 
 use crate::harness::app::{App, Place};
 use crate::harness::process::Running;

@@ -13,6 +13,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod rabbitmq;
+pub(crate) mod restarts;
 pub(crate) mod rollout;
 pub(crate) mod sentinel;
 pub(crate) mod systemd;

@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The server. What a restart leaves of its data is nothing.
+/// The server. What a restart leaves of its data is nothing, unless that is kept.
 #[derive(Debug)]
 pub(crate) struct Broker {
     process: Running,
@@ -30,6 +30,12 @@ impl Broker {
     /// Starts it, and waits until it answers.
     pub(crate) fn start(place: &Place) -> Self {
         Self::launch(place.folder("broker"), "127.0.0.1", Vec::new(), Vec::new())
+    }
+
+    /// Starts one that has on disk what it has promised to have.
+    pub(crate) fn start_kept(place: &Place) -> Self {
+        let more = ["--appendonly", "yes", "--appendfsync", "always"].map(str::to_owned).to_vec();
+        Self::launch(place.folder("broker"), "127.0.0.1", Vec::new(), more)
     }
 
     /// Starts it in a network namespace.
@@ -128,7 +134,7 @@ impl Broker {
         self.process.wait(10);
     }
 
-    /// Kills it, and starts it again without anything that it held.
+    /// Kills it, and starts it again with nothing but what it has kept.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.process = Self::run(self.port, self.address, &self.dir, &self.prefix, &self.more);

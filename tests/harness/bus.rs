@@ -40,6 +40,11 @@ impl Bus {
         Self::Redis(Broker::start(place))
     }
 
+    /// Starts a Redis that keeps everything on disk.
+    pub(crate) fn on_kept_redis(place: &Place) -> Self {
+        Self::Redis(Broker::start_kept(place))
+    }
+
     /// Starts a RabbitMQ.
     pub(crate) fn on_rabbitmq(place: &Place) -> Self {
         Self::RabbitMq(RabbitMq::start(&place.join("rabbitmq")))
@@ -125,6 +130,20 @@ impl Bus {
             Self::RabbitMq(broker) => broker.kill_and_restart(),
             Self::Proxied(bus, _) | Self::Apart(bus, _) => bus.kill_and_restart(),
             Self::Watched(_) => panic!("which of them?"),
+        }
+    }
+
+    /// Kills a RabbitMQ, and makes it one that has never been used, but for its users.
+    pub(crate) fn kill_and_reset(&mut self) {
+        match self {
+            Self::RabbitMq(broker) => {
+                broker.kill_and_restart();
+                for step in ["stop_app", "reset", "start_app"] {
+                    broker.control(&[step]);
+                }
+                broker.admit("default", "unstale-coordinator", "unstale-agent");
+            }
+            other => panic!("no RabbitMQ: {other:?}"),
         }
     }
 

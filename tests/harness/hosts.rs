@@ -14,6 +14,11 @@ use serde_json::Value;
 use std::fs;
 use std::process::Command;
 
+/// How many agents may look at one machine often.
+const FEW: usize = 4;
+/// A configuration that looks as seldom as the default, and waits longer for workers that start side by side.
+const CALM: &str = "[agent]\nsurvival_window = \"2s\"\nstart_timeout = \"10m\"\n";
+
 /// One host: an app, its worker under supervisord, its agent.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -67,7 +72,7 @@ fn coordinator_command(place: &Place, url: &str) -> Command {
     let (socket, state) = (place.join("coordinator.sock"), place.join("coordinator-state"));
     let mut command = program();
     command.arg("coordinator").arg("--state-dir").arg(&state).arg("--socket").arg(&socket).arg("--config").arg(&config);
-    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
+    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url).envs(fleet_of(place));
     command
 }
 
@@ -88,22 +93,31 @@ pub(crate) fn wait_for_lead(up: &mut Up) {
 
 /// Starts an agent on this place's keys and state.
 pub(crate) fn start_agent(place: &Place, url: &str, name: &str) -> Running {
-    run_agent(place, agent_command(place, url, name))
+    run_agent(place, agent_command(place, url, name, QUICK))
 }
 
 /// The command of an agent on this place's keys and state.
-fn agent_command(place: &Place, url: &str, name: &str) -> Command {
+fn agent_command(place: &Place, url: &str, name: &str, configuration: &str) -> Command {
     let config = place.join("agent.toml");
-    fs::write(&config, QUICK).expect("a configuration file");
+    fs::write(&config, configuration).expect("a configuration file");
     let mut command = program();
     command.args(["agent", "--host", name]).arg("--state-dir").arg(place.join("agent-state"));
     command.arg("--root").arg(place.path()).arg("--config").arg(&config);
-    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url);
+    command.arg("--keys").arg(place.join("keys")).env("UNSTALE_BUS", url).envs(fleet_of(place));
     command
 }
 
 fn run_agent(place: &Place, mut command: Command) -> Running {
     Running::start(&mut command, &place.join("agent.log"))
+}
+
+/// Lets everything that is started on this place's keys be of another fleet than the default.
+pub(crate) fn set_fleet(place: &Place, name: &str) {
+    fs::write(place.join("fleet"), name).expect("a name");
+}
+
+fn fleet_of(place: &Place) -> Option<(&'static str, String)> {
+    fs::read_to_string(place.join("fleet")).ok().map(|name| ("UNSTALE_FLEET", name))
 }
 
 /// Makes the coordinator's key, and enrols it for the agents whose keys it enrols.
@@ -127,7 +141,25 @@ impl Bus {
 
     /// Starts an agent on this bus.
     fn start_agent(&self, place: &Place, name: &str) -> Running {
-        run_agent(place, self.among_the_hosts(agent_command(place, &self.for_agents(), name)))
+        self.start_agent_with(place, name, QUICK)
+    }
+
+    /// The same with another configuration.
+    fn start_agent_with(&self, place: &Place, name: &str, configuration: &str) -> Running {
+        let command = agent_command(place, &self.for_agents(), name, configuration);
+        run_agent(place, self.among_the_hosts(command))
+    }
+}
+
+impl Host {
+    /// Starts its worker, not yet its agent, and waits for nothing but the worker's process.
+    pub(crate) fn start(name: &str, place: Place) -> Self {
+        let venv = venv(&newest(), "worker");
+        let app = App::new(&place, "shop");
+        app.compile(&newest().path);
+        let worker = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
+        let supervisord = Supervisord::start(&place, &venv, &[worker]);
+        Self { name: name.to_owned(), agent: None, supervisord, app, place }
     }
 }
 
@@ -152,20 +184,13 @@ impl Fleet {
         let all: Vec<(&str, &Place)> = names.iter().copied().zip(&places).collect();
         enrol(&place, &all);
         let coordinator = bus.start_coordinator(&place);
-        let venv = venv(&newest(), "worker");
-        let hosts = names
-            .iter()
-            .zip(places)
-            .map(|(name, place)| {
-                let app = App::new(&place, "shop");
-                app.compile(&newest().path);
-                let worker = Program::new("shop", &app, celery_command(&venv, 1)).with("autorestart=true");
-                let supervisord = Supervisord::start(&place, &venv, &[worker]);
-                supervisord.wait_for_log("shop", "ready.", 1);
-                let agent = Some(bus.start_agent(&place, name));
-                Host { name: (*name).to_owned(), agent, supervisord, app, place }
-            })
-            .collect();
+        let mut hosts: Vec<Host> = names.iter().zip(places).map(|(name, place)| Host::start(name, place)).collect();
+        for host in &mut hosts {
+            host.supervisord.wait_for_log("shop", "ready.", 1);
+            // Many agents that look as often as they can leave nothing for the workers of a small machine.
+            let configuration = if names.len() > FEW { CALM } else { QUICK };
+            host.agent = Some(bus.start_agent_with(&host.place, &host.name, configuration));
+        }
         let fleet = Self { coordinator, hosts, bus, place };
         fleet.wait_for("every host was looked at", |status| {
             let hosts = array(status, "hosts");
@@ -193,9 +218,14 @@ impl Fleet {
 
     /// Begins a broadcast of the first host's source; its answer is in the log.
     pub(crate) fn begin_broadcast(&self) -> Running {
+        self.begin_broadcast_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn begin_broadcast_with(&self, more: &[&str]) -> Running {
         let first = self.hosts.first().expect("a host");
         let mut command = self.coordinator.command(["broadcast", "--output", "json", "--app", "shop"]);
-        command.args(["--timeout", "300s"]).arg(&first.app.code);
+        command.args(["--timeout", "15m"]).args(more).arg(&first.app.code);
         Running::start(&mut command, &self.place.join("broadcast.log"))
     }
 

@@ -60,12 +60,18 @@ impl RabbitMq {
         let server = Self::run(dir, (address, port), names_port, &prefix);
         let this = Self { server, names, dir: dir.to_owned(), port, names_port, address, prefix };
         this.wait();
-        this.control(&["add_user", "unstale-coordinator", "c0"]);
-        this.control(&["add_user", "unstale-agent", "a0"]);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rabbitmq-permissions");
-        let shipped = this.command(&script.display().to_string()).args(["/", "default"]).output().expect("the script");
-        assert!(shipped.status.success(), "{shipped:?}");
+        this.admit("default", "unstale-coordinator", "unstale-agent");
         this
+    }
+
+    /// Adds the two users of a fleet with the permissions that are shipped.
+    pub(crate) fn admit(&self, fleet: &str, coordinator: &str, agent: &str) {
+        self.control(&["add_user", coordinator, "c0"]);
+        self.control(&["add_user", agent, "a0"]);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rabbitmq-permissions");
+        let mut command = self.command(&script.display().to_string());
+        let shipped = command.args(["/", fleet, coordinator, agent]).output().expect("the script");
+        assert!(shipped.status.success(), "{shipped:?}");
     }
 
     fn environment(command: &mut Command, dir: &Path, (address, port): (&str, u16), names_port: u16) {
