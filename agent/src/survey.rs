@@ -435,6 +435,8 @@ impl Surveyor {
                 Err(refusal) => Err(refusal.to_string()),
                 Ok(plan) => match (self.rules.allow.refusal(&plan), self.preflight(unit, app).await) {
                     (Some(why), _) => Err(why.to_owned()),
+                    // It is looked at again before anything is touched.
+                    (None, Preflight::Unclear) => continue,
                     (None, Preflight::Refused(why)) => Err(format!("it would not start again: {why}")),
                     (None, Preflight::Clear) => Ok(plan.means.to_string()),
                 },

@@ -214,7 +214,8 @@ async fn preflight(
 
 /// Why nothing is begun.
 enum Unclear {
-    /// The process has just started; it will be ready in a moment, or is old enough to be refused.
+    /// The process has just started; it will be ready in a moment, or is old enough to be refused. Or a look at it took
+    /// too long: the next one tells, or finds that it cannot be judged.
     NotReady,
     /// For this reason.
     No(String),
@@ -265,8 +266,10 @@ async fn clear(
         (_, Purpose::Restart(apps)) => {
             still_stale(&survey, intent, apps.keys())?;
             let plan = hands.plan(unit, &facts, &config).await.map_err(refused)?;
-            if let Preflight::Refused(why) = surveyor.preflight(unit, apps.keys().next()).await {
-                return Err(format!("it would not start again: {why}").into());
+            match surveyor.preflight(unit, apps.keys().next()).await {
+                Preflight::Clear => {}
+                Preflight::Refused(why) => return Err(format!("it would not start again: {why}").into()),
+                Preflight::Unclear => return Err(Unclear::NotReady),
             }
             plan
         }

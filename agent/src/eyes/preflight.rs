@@ -19,6 +19,8 @@ pub enum Preflight {
     Clear,
     /// The unit would not start, or it cannot be said; the text names module and line.
     Refused(String),
+    /// It cannot be said now, because a process did not hold still or the look took too long: another look may tell.
+    Unclear,
 }
 
 /// One first-party module at the next start.
@@ -45,6 +47,9 @@ impl Eyes {
                 }
                 // A child that ended meanwhile took nothing with it that its root would not load again.
                 (Outcome::Gone, _) if process.identity != root.identity => {}
+                (Outcome::Starting(_) | Outcome::Changing(_) | Outcome::Damaged(_) | Outcome::Timeout, _) => {
+                    return Preflight::Unclear;
+                }
                 _ => return Preflight::Refused(format!("process {} cannot be read", process.identity.pid)),
             }
         }
