@@ -6,7 +6,7 @@ use crate::harness::app::{App, Place};
 use crate::harness::bus::Bus;
 use crate::harness::process::Running;
 use crate::harness::python::{newest, venv};
-use crate::harness::unstale::{Answer, QUICK, Up, array, program, text, unstale};
+use crate::harness::unstale::{Answer, Up, array, program, text, unstale};
 use crate::harness::wait::{eventually, eventually_some};
 use crate::harness::workers::{Program, Supervisord, celery_command};
 use rustix::process::Signal;
@@ -14,6 +14,8 @@ use serde_json::Value;
 use std::fs;
 use std::process::Command;
 
+/// A configuration that looks often, and lets a start take as long as a test holds it up.
+const EAGER: &str = "[agent]\nscan_interval = \"500ms\"\nsurvival_window = \"2s\"\nstart_timeout = \"10m\"\n";
 /// How many agents may look at one machine often.
 const FEW: usize = 4;
 /// A configuration that looks as seldom as the default, and waits longer for workers that start side by side.
@@ -93,7 +95,7 @@ pub(crate) fn wait_for_lead(up: &mut Up) {
 
 /// Starts an agent on this place's keys and state.
 pub(crate) fn start_agent(place: &Place, url: &str, name: &str) -> Running {
-    run_agent(place, agent_command(place, url, name, QUICK))
+    run_agent(place, agent_command(place, url, name, EAGER))
 }
 
 /// The command of an agent on this place's keys and state.
@@ -141,7 +143,7 @@ impl Bus {
 
     /// Starts an agent on this bus.
     fn start_agent(&self, place: &Place, name: &str) -> Running {
-        self.start_agent_with(place, name, QUICK)
+        self.start_agent_with(place, name, EAGER)
     }
 
     /// The same with another configuration.
@@ -188,7 +190,7 @@ impl Fleet {
         for host in &mut hosts {
             host.supervisord.wait_for_log("shop", "ready.", 1);
             // Many agents that look as often as they can leave nothing for the workers of a small machine.
-            let configuration = if names.len() > FEW { CALM } else { QUICK };
+            let configuration = if names.len() > FEW { CALM } else { EAGER };
             host.agent = Some(bus.start_agent_with(&host.place, &host.name, configuration));
         }
         let fleet = Self { coordinator, hosts, bus, place };
