@@ -83,6 +83,7 @@ fn report(host: HostName) -> Report {
         omitted: 0,
         others: others.collect(),
         others_omitted: 0,
+        rejected: BTreeMap::new(),
         probes: BTreeMap::new(),
     }
 }
