@@ -1,16 +1,23 @@
 //! An agent on RabbitMQ: one connection, one channel; the stream of desired states, and answers addressed to it.
+//!
+//! Where there is no stream, the agent says hello to the coordinator, and what is desired comes as the answer, then and
+//! whenever it changes.
 
 use super::names::Names;
-use super::session::{Access, acknowledge, answered, arguments, next, publish, text};
+use super::session::{
+    Access, NOT_FOUND, acknowledge, answered, answered_unless, arguments, next, next_of, publish, text,
+};
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel as Kind, Encoded};
 use crate::bus::queue;
 use crate::bus::sessions::{Ended, Sessions};
-use lapin::BasicProperties;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ExchangeDeclareOptions};
 use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
 use std::convert::Infallible;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
 use unstale_protocol::ids::HostName;
 
 /// The name of its connection.
@@ -23,6 +30,12 @@ pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 pub(super) const REPORT: &str = "report";
 pub(super) const PERMIT: &str = "permit";
 pub(super) const MANIFEST: &str = "manifest";
+pub(super) const HELLO: &str = "hello";
+pub(super) const DESIRED: &str = "desired";
+/// The answer to a hello where there is a stream by now.
+pub(super) const STREAM: &str = "stream";
+/// How long an answer to a hello is waited for before it is said again.
+const HELLO_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Carries the messages of one host until the end behind `side` is gone.
 ///
@@ -46,37 +59,49 @@ async fn session(
     sessions: &mut Sessions,
 ) -> Result<Infallible, Ended> {
     let connection = access.connect(NAME).await?;
-    let channel = answered("open a channel", connection.create_channel()).await?;
-    answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-    let stream = names.desired();
+    let mut channel = open(&connection).await?;
+    let (stream, exchange) = (names.desired(), names.exchange());
     // From the last chunk, never from where one was: after a loss that lies beyond the end, and waits for ever.
     let last = arguments(&[("x-stream-offset", text("last"))]);
     let consume = channel.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), last);
-    let mut desired = answered(&format!("read {stream}"), consume).await?;
+    let mut desired = answered_unless(&[NOT_FOUND], &format!("read {stream}"), consume).await?;
+    if desired.is_none() {
+        // The refusal has closed the channel.
+        channel = open(&connection).await?;
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let looked =
+            channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Direct, passive, FieldTable::default());
+        answered(&format!("say hello to {exchange}"), looked).await?;
+    }
     let unacknowledged = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let consume = channel.basic_consume(REPLY_TO.into(), "".into(), unacknowledged, FieldTable::default());
     let mut answers = answered("read answers", consume).await?;
     // What was to be said before is old; the agent says everything again once it is connected.
     side.outgoing.clear();
     sessions.begin(&side.link);
-    let exchange = names.exchange();
+    let mut is_answered = desired.is_some();
+    let mut hello = interval(HELLO_INTERVAL);
+    hello.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            delivery = next(&mut desired, &stream) => {
+            delivery = next_of(&mut desired, &stream) => {
                 let delivery = delivery?;
                 acknowledge(&delivery, &stream).await?;
                 let envelope: Encoded = delivery.data.into();
                 side.incoming.send(ToAgent::Desired(Kind::Desired.shortened(envelope)))?;
             }
             delivery = next(&mut answers, REPLY_TO) => {
-                if let Some(message) = answer(delivery?) {
+                let message = answer(delivery?)?;
+                is_answered |= matches!(message, Some(ToAgent::Desired(_)));
+                if let Some(message) = message {
                     side.incoming.send(message)?;
                 }
             }
+            _ = hello.tick(), if !is_answered => {
+                say(&channel, &exchange, properties(host).with_type(HELLO.into()), b"").await?;
+            }
             message = side.outgoing.receive() => {
-                let properties = BasicProperties::default()
-                    .with_reply_to(REPLY_TO.into())
-                    .with_app_id(host.as_str().into());
+                let properties = properties(host);
                 let (properties, payload) = match message.ok_or(queue::Closed)? {
                     FromAgent::Report(envelope) => (properties.with_type(REPORT.into()), envelope),
                     FromAgent::WantManifest(digest) => {
@@ -85,22 +110,43 @@ async fn session(
                         (properties.with_correlation_id(digest.as_str().into()), (*b"").into())
                     }
                 };
-                let to = (exchange.as_str(), "");
-                publish(&channel, to, BasicPublishOptions::default(), &payload, properties).await?;
+                say(&channel, &exchange, properties, &payload).await?;
             }
         }
     }
 }
 
+/// Opens a channel that takes only so much at once.
+async fn open(connection: &Connection) -> Result<Channel, Ended> {
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    Ok(channel)
+}
+
+/// What every message bears: where answers go, and whose it is.
+fn properties(host: &HostName) -> BasicProperties {
+    BasicProperties::default().with_reply_to(REPLY_TO.into()).with_app_id(host.as_str().into())
+}
+
+async fn say(channel: &Channel, exchange: &str, properties: BasicProperties, payload: &[u8]) -> Result<(), Ended> {
+    publish(channel, (exchange, ""), BasicPublishOptions::default(), payload, properties).await.map(drop)
+}
+
 /// Returns what an answer is; nothing where it makes no sense.
-fn answer(delivery: Delivery) -> Option<ToAgent> {
+///
+/// # Errors
+/// Where it says that there is a stream by now: a new session reads it.
+fn answer(delivery: Delivery) -> Result<Option<ToAgent>, Ended> {
     let envelope: Encoded = delivery.data.into();
-    match delivery.properties.kind().as_ref()?.as_str() {
-        PERMIT => Some(ToAgent::Permit(Kind::Permit.shortened(envelope))),
-        MANIFEST => {
-            let digest = delivery.properties.correlation_id().as_ref()?.as_str().parse().ok()?;
-            Some(ToAgent::Manifest(digest, Kind::Manifest.shortened(envelope)))
+    let kind = delivery.properties.kind().as_ref().map(lapin::types::ShortString::as_str);
+    Ok(match kind {
+        Some(PERMIT) => Some(ToAgent::Permit(Kind::Permit.shortened(envelope))),
+        Some(DESIRED) => Some(ToAgent::Desired(Kind::Desired.shortened(envelope))),
+        Some(MANIFEST) => {
+            let digest = delivery.properties.correlation_id().as_ref().and_then(|digest| digest.as_str().parse().ok());
+            digest.map(|digest| ToAgent::Manifest(digest, Kind::Manifest.shortened(envelope)))
         }
+        Some(STREAM) => return Err(Ended::Failed("what is desired is in a stream by now".to_owned())),
         _ => None,
-    }
+    })
 }

@@ -25,7 +25,10 @@ pub(crate) async fn look(access: &Access, names: &Names) -> Result<Vec<Condition
     let looked = channel.queue_declare(stream.as_str().into(), passive, FieldTable::default());
     found.push(match answered(&format!("look at {stream}"), looked).await {
         Ok(_) => Condition::good(format!("the stream {stream} is there")),
-        Err(ended) => Condition::note(ended.to_string(), "the first coordinator declares it"),
+        Err(ended) => Condition::note(
+            ended.to_string(),
+            "the first coordinator declares it; where it may not, agents hear what is desired only while it is up",
+        ),
     });
     found.push(Condition::note(
         "keeps two file descriptors open for every agent".to_owned(),

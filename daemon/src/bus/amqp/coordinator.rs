@@ -2,10 +2,16 @@
 //!
 //! Two, because a broker that is short of memory stops who publishes, and goes on for who reads. The lock has no number:
 //! a stale leader is stopped by its own clock and by the agents' nonces.
+//!
+//! Where the broker refuses streams, nothing is retained: what is desired goes to whoever says hello, and to everybody
+//! who has said anything whenever it changes.
 
-use super::agent::{MANIFEST, PERMIT};
+use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
-use super::session::{ANSWER_TIMEOUT, Access, acknowledge, answered, arguments, next, publish, text};
+use super::session::{
+    ANSWER_TIMEOUT, Access, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, next_of, publish,
+    text,
+};
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
 use crate::bus::queue;
@@ -18,7 +24,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer, ExchangeKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,6 +51,8 @@ const SHOWS_WITHIN: Duration = Duration::from_secs(2);
 const ROUTES_MAX: usize = 50_000;
 /// Longest host name or address for answers in a message, in bytes.
 const ROUTE_MAX_BYTES: usize = 255;
+/// Hosts that are told what is desired before anything else has its turn again.
+const SAID_AT_ONCE: usize = 50;
 
 /// Carries the coordinator's messages until the end behind `side` is gone.
 ///
@@ -75,28 +83,42 @@ async fn session(
     let writer = answered("open a channel", writing.create_channel()).await?;
     answered("confirm a channel", writer.confirm_select(ConfirmSelectOptions::default())).await?;
     declare(&writer, names).await?;
-    let reading = access.connect(NAME).await?;
+    let mut reading = access.connect(NAME).await?;
+    let has_stream = declare_stream(&reading, names).await?;
+    if !has_stream && !reading.status().connected() {
+        reading = access.connect(NAME).await?;
+    }
     let reader = answered("open a channel", reading.create_channel()).await?;
     answered("limit a channel", reader.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
     let stream = names.desired();
-    let last = arguments(&[("x-stream-offset", text("last"))]);
-    let consume = reader.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), last);
-    let mut desired = answered(&format!("read {stream}"), consume).await?;
+    let mut desired = None;
+    if has_stream {
+        let last = arguments(&[("x-stream-offset", text("last"))]);
+        let consume = reader.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), last);
+        desired = Some(answered(&format!("read {stream}"), consume).await?);
+    } else if sessions.is_first() {
+        tracing::warn!(
+            bus = %access.url,
+            "this broker has no streams: agents hear what is desired from this coordinator alone, while it is up"
+        );
+    }
     let mut post = Post {
         reading,
-        _writing: writing,
+        writing,
         writer,
         reader,
         looks: None,
         names,
         clock,
+        has_stream,
         tip: None,
+        unsaid: BTreeSet::new(),
         routes: BTreeMap::new(),
         reports: None,
         until: None,
     };
     // What is there is told before a lease is.
-    while let Ok(found) = tokio::time::timeout(SHOWS_WITHIN, next(&mut desired, &stream)).await {
+    while has_stream && let Ok(found) = tokio::time::timeout(SHOWS_WITHIN, next_of(&mut desired, &stream)).await {
         post.see(found?, &stream).await?;
         if post.tell(&side.desired, &side.incoming)? {
             break;
@@ -116,7 +138,7 @@ async fn session(
                 // Counted from here: over a slow way it takes longer than the pause, and permits wait.
                 due.reset();
             }
-            found = next(&mut desired, &stream) => {
+            found = next_of(&mut desired, &stream) => {
                 post.see(found?, &stream).await?;
                 post.tell(&side.desired, &side.incoming)?;
             }
@@ -128,6 +150,7 @@ async fn session(
                     post.publish_desired(&ours, &stream).await?;
                 }
             }
+            () = std::future::ready(()), if !post.unsaid.is_empty() => post.say_desired(&side.desired).await?,
             message = side.outgoing.receive() => match message.ok_or(queue::Closed)? {
                 FromCoordinator::Permit(host, permit) => post.answer(&host, &permit).await?,
                 FromCoordinator::Forget(host) => drop(post.routes.remove(&host)),
@@ -136,10 +159,10 @@ async fn session(
     }
 }
 
-/// Makes exchange, queue and stream, or finds them as they should be. The type is always named: a virtual host may have
+/// Makes exchange and queue, or finds them as they should be. The type is always named: a virtual host may have
 /// another default.
 async fn declare(channel: &Channel, names: &Names) -> Result<(), Ended> {
-    let (exchange, reports, desired) = (names.exchange(), names.reports(), names.desired());
+    let (exchange, reports) = (names.exchange(), names.reports());
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared =
         channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Direct, durable, FieldTable::default());
@@ -155,28 +178,55 @@ async fn declare(channel: &Channel, names: &Names) -> Result<(), Ended> {
         QueueBindOptions::default(),
         FieldTable::default(),
     );
-    answered(&format!("bind {reports}"), bound).await?;
+    answered(&format!("bind {reports}"), bound).await
+}
+
+/// Makes the stream, or finds it as it should be; tells whether the broker has such a thing for us. One that is there and
+/// is not as it should be is an error: agents would read it.
+async fn declare_stream(connection: &Connection, names: &Names) -> Result<bool, Ended> {
+    let desired = names.desired();
+    let what = format!("declare {desired}");
+    let channel = answered("open a channel", connection.create_channel()).await?;
     let of_desired = arguments(&[
         ("x-queue-type", text("stream")),
         ("x-max-length-bytes", AMQPValue::LongLongInt(DESIRED_MAX_BYTES)),
         ("x-stream-max-segment-size-bytes", AMQPValue::LongLongInt(SEGMENT_BYTES)),
     ]);
     let declared = channel.queue_declare(desired.as_str().into(), QueueDeclareOptions::durable(), of_desired);
-    answered(&format!("declare {desired}"), declared).await.map(|_| ())
+    if answered_unless(&REFUSALS, &what, declared).await?.is_some() {
+        answered("close a channel", channel.close(200, "".into())).await?;
+        return Ok(true);
+    }
+    if !connection.status().connected() {
+        return Ok(false);
+    }
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+    let found = channel.queue_declare(desired.as_str().into(), passive, FieldTable::default());
+    match answered_unless(&[NOT_FOUND], &what, found).await? {
+        None => Ok(false),
+        Some(_) => {
+            Err(Ended::Failed(format!("{desired} is there and is not what it should be, or may not be declared")))
+        }
+    }
 }
 
 /// What one session publishes with, and what it remembers.
 struct Post<'a> {
     /// Holds the lock.
     reading: Connection,
-    /// Open as long as its channel is used.
-    _writing: Connection,
+    /// Publishes; the broker says on it that it takes nothing.
+    writing: Connection,
     writer: Channel,
     reader: Channel,
     /// Where the lock is asked for; a refusal closes it.
     looks: Option<Channel>,
     names: &'a Names,
     clock: Clock,
+    /// Everybody reads what is desired by themselves.
+    has_stream: bool,
+    /// Who is still to be told what is desired, where there is no stream.
+    unsaid: BTreeSet<HostName>,
     /// What the stream showed last.
     tip: Option<Encoded>,
     /// Where each host's answers go, as its last message said.
@@ -194,10 +244,7 @@ impl Post<'_> {
 
     /// Waits for the next report; for ever while another one leads.
     async fn report(&mut self) -> Result<Delivery, Ended> {
-        match &mut self.reports {
-            Some(reports) => next(reports, "reports").await,
-            None => std::future::pending().await,
-        }
+        next_of(&mut self.reports, "reports").await
     }
 
     /// Takes note of what is retained as desired.
@@ -213,7 +260,8 @@ impl Post<'_> {
         ours: &watch::Receiver<Option<Encoded>>,
         incoming: &queue::Sender<ToCoordinator>,
     ) -> Result<bool, Ended> {
-        let is_ours = self.tip.is_some() && *ours.borrow() == self.tip;
+        let is_ours =
+            if self.has_stream { self.tip.is_some() && *ours.borrow() == self.tip } else { ours.borrow().is_some() };
         if !is_ours {
             deliver(incoming, ToCoordinator::Tip(self.tip.clone()))?;
         }
@@ -260,9 +308,12 @@ impl Post<'_> {
         }
         // All at once, so that a slow way is gone only once.
         let is_there = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-        let found = futures_util::future::try_join3(
-            channel.queue_declare(desired.as_str().into(), is_there, FieldTable::default()),
-            channel.queue_declare(reports.as_str().into(), is_there, FieldTable::default()),
+        let queues = [Some(reports.as_str()), self.has_stream.then_some(desired.as_str())].into_iter().flatten();
+        let queues = queues
+            .map(|queue| channel.queue_declare(queue.into(), is_there, FieldTable::default()))
+            .collect::<Vec<_>>();
+        let found = futures_util::future::try_join(
+            futures_util::future::try_join_all(queues),
             channel.exchange_declare(
                 exchange.as_str().into(),
                 ExchangeKind::Direct,
@@ -283,13 +334,21 @@ impl Post<'_> {
         let properties = &delivery.properties;
         let host = text(properties.app_id()).and_then(|name| HostName::new(name).ok());
         let route = text(properties.reply_to()).filter(|route| route.starts_with(super::agent::REPLY_TO));
-        let wanted = text(properties.kind()).filter(|kind| kind == MANIFEST).and(text(properties.correlation_id()));
+        let kind = text(properties.kind());
+        let wanted = kind.as_ref().filter(|kind| *kind == MANIFEST).and(text(properties.correlation_id()));
         if let (Some(host), Some(route)) = (host, &route)
             && (self.routes.len() < ROUTES_MAX || self.routes.contains_key(&host))
         {
-            self.routes.insert(host, route.clone());
+            let is_new = self.routes.insert(host.clone(), route.clone()).as_ref() != Some(route);
+            if !self.has_stream && (is_new || kind.as_deref() == Some(HELLO)) {
+                self.unsaid.insert(host);
+            }
         }
-        if let Some(wanted) = wanted {
+        if kind.as_deref() == Some(HELLO) {
+            if let Some(route) = route.filter(|_| self.has_stream) {
+                self.send(&route, b"", BasicProperties::default().with_type(STREAM.into())).await?;
+            }
+        } else if let Some(wanted) = wanted {
             let digest = wanted.parse::<Fingerprint>().ok();
             let manifest = digest.and_then(|digest| side.manifests.borrow().get(&digest).cloned());
             if let (Some(manifest), Some(route)) = (manifest, route) {
@@ -303,8 +362,12 @@ impl Post<'_> {
         acknowledge(&delivery, "reports").await
     }
 
-    async fn publish_desired(&self, ours: &[u8], stream: &str) -> Result<(), Ended> {
+    async fn publish_desired(&mut self, ours: &[u8], stream: &str) -> Result<(), Ended> {
         if !self.leads() {
+            return Ok(());
+        }
+        if !self.has_stream {
+            self.unsaid = self.routes.keys().cloned().collect();
             return Ok(());
         }
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -318,6 +381,18 @@ impl Post<'_> {
         Ok(())
     }
 
+    /// Tells some of those who are still to be told what is desired.
+    async fn say_desired(&mut self, ours: &watch::Receiver<Option<Encoded>>) -> Result<(), Ended> {
+        let ours = ours.borrow().clone().filter(|_| self.leads());
+        for _ in 0..SAID_AT_ONCE {
+            let Some(host) = self.unsaid.pop_first() else { break };
+            if let (Some(ours), Some(route)) = (&ours, self.routes.get(&host)) {
+                self.send(route, ours, BasicProperties::default().with_type(DESIRED.into())).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn answer(&self, host: &HostName, permit: &[u8]) -> Result<(), Ended> {
         // Without an address the agent asks again.
         let Some(route) = self.routes.get(host).filter(|_| self.leads()) else { return Ok(()) };
@@ -325,6 +400,10 @@ impl Post<'_> {
     }
 
     async fn send(&self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<(), Ended> {
+        // Who asked asks again. Waiting for a broker that takes nothing would cost the lead.
+        if self.writing.status().blocked() {
+            return Ok(());
+        }
         publish(&self.writer, ("", route), BasicPublishOptions::default(), payload, properties).await.map(drop)
     }
 }

@@ -8,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
 use std::time::Duration;
 use unstale_agent::display::escape;
 
@@ -16,6 +16,11 @@ use unstale_agent::display::escape;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take for one answer: while it is out of memory it takes for ever.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// It is not there: AMQP 0-9-1, "Reply codes".
+pub(super) const NOT_FOUND: u16 = 404;
+/// It may not or cannot be had: access refused, precondition failed, command invalid, not allowed, not implemented,
+/// internal error, which is what a node without a feature says.
+pub(super) const REFUSALS: [u16; 6] = [403, 406, 503, 530, 540, 541];
 /// A silent network is noticed after twice this.
 const HEARTBEAT_SECONDS: u16 = 10;
 /// The longest frame, in bytes: the client keeps buffers of 32 of them.
@@ -24,12 +29,29 @@ const FRAME_MAX: u32 = 8192;
 /// How the broker is reached.
 pub(crate) type Access = sessions::Access<AmqpUrl>;
 
-/// Waits for the broker's answer to what `what` names.
+/// Waits for the broker's answer, whatever it is, to what `what` names.
+async fn answer<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<lapin::Result<T>, Ended> {
+    let in_time = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+    in_time.map_err(|_| Ended::Failed(format!("no answer to {what} in time: the broker may be out of memory or disk")))
+}
+
+/// Waits for the broker to do what `what` names.
 pub(super) async fn answered<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, Ended> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Ended::Failed(words(what, &error))),
-        Err(_) => Err(Ended::Failed(format!("no answer to {what} in time: the broker may be out of memory or disk"))),
+    answer(what, asked).await?.map_err(|error| Ended::Failed(words(what, &error)))
+}
+
+/// The same where the broker may say no with one of these codes: then nothing, and the channel is closed.
+pub(super) async fn answered_unless<T>(
+    codes: &[u16],
+    what: &str,
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<Option<T>, Ended> {
+    match answer(what, asked).await? {
+        Ok(done) => Ok(Some(done)),
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(said) if codes.contains(&said.get_id()) => Ok(None),
+            _ => Err(Ended::Failed(words(what, &error))),
+        },
     }
 }
 
@@ -94,6 +116,14 @@ pub(super) async fn next(consumer: &mut Consumer, what: &str) -> Result<Delivery
         Some(Ok(delivery)) => Ok(delivery),
         Some(Err(error)) => Err(Ended::Failed(words(what, &error))),
         None => Err(Ended::Failed(format!("the broker has ended what was read from {what}"))),
+    }
+}
+
+/// The same for what may not be read at all: then for ever.
+pub(super) async fn next_of(consumer: &mut Option<Consumer>, what: &str) -> Result<Delivery, Ended> {
+    match consumer {
+        Some(consumer) => next(consumer, what).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -112,6 +112,41 @@ async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_k
 }
 
 #[tokio::test]
+async fn where_streams_are_refused_the_answer_to_a_hello_carries_what_is_desired() {
+    const OWN: &str = "^(unstale\\.default\\..*|amq\\.default)$";
+    const WITHOUT_STREAM: &str = "^unstale\\.default\\.(rx|reports|leader)$";
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = RabbitMq::start(dir.path());
+    server.control(&["set_permissions", "unstale-coordinator", WITHOUT_STREAM, OWN, OWN]);
+    let mut set = JoinSet::new();
+    let coordinator = start_coordinator(&mut set, &server);
+    let agents = [1, 2].map(|number| (host(number), start_agent(&mut set, access(&server.for_agents()), number)));
+    let bus = tokio::select! {
+        bus = contract::holds(Bus { coordinator, agents: agents.into() }) => bus,
+        ended = set.join_next() => panic!("{ended:?}"),
+    };
+    assert!(!server.control(&["list_queues", "name"]).contains("unstale.default.desired"));
+    let Bus { mut coordinator, mut agents } = bus;
+    // One that comes when everything was said already.
+    let mut late = start_agent(&mut set, access(&server.for_agents()), 3);
+    hears_desired(&mut coordinator, &mut late, "desired two").await;
+    agents.push((host(3), late));
+    server.kill_and_restart();
+    coordinator.desired.send_replace(Some((*b"after the kill").into()));
+    for (_, agent) in &mut agents {
+        hears_desired(&mut coordinator, agent, "after the kill").await;
+    }
+    // Once they may be declared, everybody goes over to them.
+    server.control(&["set_permissions", "unstale-coordinator", OWN, OWN, OWN]);
+    server.kill_and_restart();
+    coordinator.desired.send_replace(Some((*b"in a stream").into()));
+    for (_, agent) in &mut agents {
+        hears_desired(&mut coordinator, agent, "in a stream").await;
+    }
+    assert!(server.control(&["list_queues", "name"]).contains("unstale.default.desired"));
+}
+
+#[tokio::test]
 async fn tls_to_a_listener_without_it_says_nothing_of_the_password() {
     use tokio::io::AsyncReadExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
