@@ -22,6 +22,8 @@ use unstale_protocol::verdict::{Cure, Verdict};
 
 /// How often a process that has just started is looked at until it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a unit is looked at again of which a process could not be read; a permit is held meanwhile.
+const UNREAD_TRIES: u32 = 20;
 
 /// What is written down as the means of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -202,11 +204,20 @@ async fn preflight(
     dry_run: bool,
 ) -> Input {
     let slot = intent.slot.clone();
+    let mut unread = 0;
     loop {
         match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
             Ok((cleared, act)) => return Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
             // Nothing is held meanwhile, and everything is looked at again.
             Err(Unclear::NotReady) => tokio::time::sleep(READY_INTERVAL).await,
+            Err(Unclear::NotRead) if unread < UNREAD_TRIES => {
+                unread += 1;
+                tokio::time::sleep(READY_INTERVAL).await;
+            }
+            Err(Unclear::NotRead) => {
+                let why = "a process of it could not be read again, so whether it would start again is not known";
+                return Input::Preflighted(slot, Err(why.to_owned()), None);
+            }
             Err(Unclear::No(why)) => return Input::Preflighted(slot, Err(why), None),
         }
     }
@@ -214,9 +225,10 @@ async fn preflight(
 
 /// Why nothing is begun.
 enum Unclear {
-    /// The process has just started; it will be ready in a moment, or is old enough to be refused. Or a look at it took
-    /// too long: the next one tells, or finds that it cannot be judged.
+    /// The process has just started; it will be ready in a moment, or is old enough to be refused.
     NotReady,
+    /// A process did not hold still, or looking at it took too long; the next look may tell.
+    NotRead,
     /// For this reason.
     No(String),
 }
@@ -269,7 +281,7 @@ async fn clear(
             match surveyor.preflight(unit, apps.keys().next()).await {
                 Preflight::Clear => {}
                 Preflight::Refused(why) => return Err(format!("it would not start again: {why}").into()),
-                Preflight::Unclear => return Err(Unclear::NotReady),
+                Preflight::Unclear => return Err(Unclear::NotRead),
             }
             plan
         }
