@@ -79,13 +79,13 @@ fn nobody_listening_names_every_place_and_the_remedy() {
     --- stdout
     --- stderr
     error: no coordinator listens on `DIR/run/unstale/coordinator.sock` or `/run/unstale/coordinator.sock`
-    hint: is `unstale up` running? Name its socket with --coordinator unix:PATH
+    hint: is `unstale up`, or a fleet's `unstale coordinator`, running here? Name its socket with --coordinator unix:PATH
     "#);
     insta::assert_snapshot!(ran(&["status", "--output", "json", "--coordinator", "unix:/nowhere/c.sock"]), @r#"
     exit 2
     --- stdout
     --- stderr
-    {"schema":"unstale.error/1","code":"no-coordinator","message":"no coordinator listens on `/nowhere/c.sock`","help":"is `unstale up` running? Name its socket with --coordinator unix:PATH"}
+    {"schema":"unstale.error/1","code":"no-coordinator","message":"no coordinator listens on `/nowhere/c.sock`","help":"is `unstale up`, or a fleet's `unstale coordinator`, running here? Name its socket with --coordinator unix:PATH"}
     "#);
 }
 
@@ -116,7 +116,7 @@ fn a_dry_run_asks_the_hosts_so_it_needs_a_coordinator() {
     --- stdout
     --- stderr
     error: no coordinator listens on `DIR/run/unstale/coordinator.sock` or `/run/unstale/coordinator.sock`
-    hint: is `unstale up` running? Name its socket with --coordinator unix:PATH
+    hint: is `unstale up`, or a fleet's `unstale coordinator`, running here? Name its socket with --coordinator unix:PATH
     "#);
 }
 
@@ -142,7 +142,7 @@ fn a_state_directory_that_is_not_there_or_damaged_is_told_with_the_remedy() {
     --- stdout
     --- stderr
     error: there is no state in `nowhere`
-    hint: name the directory that `unstale up` uses with --state-dir
+    hint: name the directory that `unstale up`, `coordinator` or `agent` uses with --state-dir
     "#);
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("state")).unwrap();
