@@ -2,10 +2,10 @@
 
 use crate::harness::app::{App, Place};
 use crate::harness::postgres::Postgres;
-use crate::harness::process::{Running, all, is_running};
+use crate::harness::process::{Running, is_running};
 use crate::harness::python::{newest, venv};
 use crate::harness::systemd::{Instance, Systemd};
-use crate::harness::unstale::{QUICK, Up, answer, array, inspect, program, verdicts};
+use crate::harness::unstale::{QUICK, Up, answer, array, inspect, verdicts};
 use crate::harness::wait::eventually;
 use crate::harness::workers::{Program, Supervisord, celery_command, gunicorn_command, start_alone, wait_for_web};
 use serde_json::{Value, json};
@@ -318,23 +318,4 @@ fn systemd_brings_a_drained_celery_worker_back_as_pid_1_and_as_a_users_instance(
         assert!(verdicts(&seen).iter().all(|(_, verdict)| verdict == "fresh"), "{seen:#}");
         assert_eq!(array(&seen, "workers")[0]["supervisor"], json!({"kind": "systemd", "name": "shop.service"}));
     }
-}
-
-#[test]
-fn the_demo_ends_with_proof_and_leaves_nothing_running() {
-    let place = Place::new();
-    let venv = venv(&newest(), "worker");
-    let mut command = program();
-    command.arg("demo").arg("--venv").arg(&venv).env("TMPDIR", place.path()).env("HOME", place.path());
-    command.current_dir(place.path());
-    let said = answer(command).expect(0);
-    let told = format!("{}{}", said.stdout, said.stderr);
-    assert!(told.contains("hubspot") && told.contains("converged"), "{told}");
-    // Whatever works for this place has it as its directory, or a place below it.
-    let left: Vec<u32> = all()
-        .into_iter()
-        .filter(|pid| is_running(*pid))
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(place.path())))
-        .collect();
-    assert!(left.is_empty(), "{left:?} still run\n{told}");
 }

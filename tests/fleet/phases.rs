@@ -70,11 +70,13 @@ fn goes_on_through(mut fleet: Fleet, mut harm: impl FnMut(&mut Fleet)) {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_redis_that_loses_everything_in_every_phase_changes_nothing_of_a_rollout() {
     goes_on_through(Fleet::start(&HOSTS), |fleet| fleet.bus.kill_and_restart());
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_redis_that_keeps_everything_and_is_killed_in_every_phase_changes_nothing_of_a_rollout() {
     let place = Place::new();
     let bus = Bus::on_kept_redis(&place);
@@ -82,21 +84,25 @@ fn a_redis_that_keeps_everything_and_is_killed_in_every_phase_changes_nothing_of
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_rabbitmq_that_loses_everything_in_every_phase_changes_nothing_of_a_rollout() {
     goes_on_through(Fleet::start_on_rabbitmq(&HOSTS), |fleet| fleet.bus.kill_and_reset());
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_rabbitmq_that_is_killed_in_every_phase_changes_nothing_of_a_rollout() {
     goes_on_through(Fleet::start_on_rabbitmq(&HOSTS), |fleet| fleet.bus.kill_and_restart());
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_coordinator_that_is_killed_in_every_phase_changes_nothing_of_a_rollout() {
     goes_on_through(Fleet::start(&HOSTS), Fleet::kill_coordinator);
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn agents_that_are_killed_in_every_phase_change_nothing_of_a_rollout() {
     goes_on_through(Fleet::start(&HOSTS), |fleet| {
         for index in 0..HOSTS.len() {
@@ -106,6 +112,7 @@ fn agents_that_are_killed_in_every_phase_change_nothing_of_a_rollout() {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn coordinator_and_agents_that_are_killed_in_every_phase_go_on_over_rabbitmq() {
     goes_on_through(Fleet::start_on_rabbitmq(&HOSTS), |fleet| {
         fleet.kill_agent(0);
