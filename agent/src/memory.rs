@@ -219,8 +219,7 @@ pub fn read_source(source: &dyn Source, identity: ProcessIdentity, options: &Rea
         let mut attempt = walk::Attempt::new(source, options, Buffers::default());
         let held = once(&mut attempt, None, &mut last, |memo| memo.is_in(source, &mut reading.cost));
         let (_, spent) = attempt.finish();
-        reading.cost.calls = reading.cost.calls.saturating_add(spent.calls);
-        reading.cost.bytes = reading.cost.bytes.saturating_add(spent.bytes);
+        reading.cost.add(spent.calls, spent.bytes);
         match held {
             Ok(held) => {
                 reading.outcome = Outcome::Complete;
@@ -294,8 +293,7 @@ fn tries(
         changed |= held.is_err() && attempt.has_moved();
         let (used, spent) = attempt.finish();
         *buffers = used;
-        cost.calls = cost.calls.saturating_add(spent.calls);
-        cost.bytes = cost.bytes.saturating_add(spent.bytes);
+        cost.add(spent.calls, spent.bytes);
         match held {
             Ok(held) => return Ok(held),
             Err(error) if cost.retries < error.patience() => {

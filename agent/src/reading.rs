@@ -172,6 +172,14 @@ pub struct Cost {
     pub retries: u32,
 }
 
+impl Cost {
+    /// Adds what some calls copied.
+    pub(crate) fn add(&mut self, calls: u32, bytes: u64) {
+        self.calls = self.calls.saturating_add(calls);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
 /// What a read should cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadOptions {

@@ -15,6 +15,16 @@ fn begin(on: fn(&Place) -> Bus) -> Rollout {
     Rollout::begin(Fleet::start_on(place, bus, &HOSTS))
 }
 
+fn goes_on_though_all_is_deleted(on: fn(&Place) -> Bus, delete: fn(&Fleet)) {
+    let rollout = begin(on);
+    delete(&rollout.fleet);
+    rollout.finish_first();
+    rollout.wait_for_second();
+    delete(&rollout.fleet);
+    rollout.finish_second();
+    rollout.converges();
+}
+
 fn keys(fleet: &Fleet) -> Vec<String> {
     fleet.bus.redis(&["KEYS", "unstale:{default}:*"]).lines().map(str::to_owned).collect()
 }
@@ -37,13 +47,7 @@ fn delete_every_key(fleet: &Fleet) {
 #[test]
 #[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn every_key_of_redis_may_be_deleted_in_the_middle_of_a_rollout() {
-    let rollout = begin(Bus::on_redis);
-    delete_every_key(&rollout.fleet);
-    rollout.finish_first();
-    rollout.wait_for_second();
-    delete_every_key(&rollout.fleet);
-    rollout.finish_second();
-    rollout.converges();
+    goes_on_though_all_is_deleted(Bus::on_redis, delete_every_key);
 }
 
 /// Deletes everything that a fleet has in RabbitMQ, one after another, and waits until it is back.
@@ -78,13 +82,7 @@ fn delete_every_queue(fleet: &Fleet) {
 #[test]
 #[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn everything_in_rabbitmq_may_be_deleted_in_the_middle_of_a_rollout() {
-    let rollout = begin(Bus::on_rabbitmq);
-    delete_every_queue(&rollout.fleet);
-    rollout.finish_first();
-    rollout.wait_for_second();
-    delete_every_queue(&rollout.fleet);
-    rollout.finish_second();
-    rollout.converges();
+    goes_on_though_all_is_deleted(Bus::on_rabbitmq, delete_every_queue);
 }
 
 fn begin_watched() -> Rollout {

@@ -208,18 +208,16 @@ async fn preflight(
     loop {
         match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
             Ok((cleared, act)) => return Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
-            // Nothing is held meanwhile, and everything is looked at again.
-            Err(Unclear::NotReady) => tokio::time::sleep(READY_INTERVAL).await,
-            Err(Unclear::NotRead) if unread < UNREAD_TRIES => {
-                unread += 1;
-                tokio::time::sleep(READY_INTERVAL).await;
-            }
+            Err(Unclear::NotReady) => {}
+            Err(Unclear::NotRead) if unread < UNREAD_TRIES => unread += 1,
             Err(Unclear::NotRead) => {
                 let why = "a process of it could not be read again, so whether it would start again is not known";
                 return Input::Preflighted(slot, Err(why.to_owned()), None);
             }
             Err(Unclear::No(why)) => return Input::Preflighted(slot, Err(why), None),
         }
+        // Nothing is held meanwhile, and everything is looked at again.
+        tokio::time::sleep(READY_INTERVAL).await;
     }
 }
 

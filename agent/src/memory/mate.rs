@@ -84,8 +84,7 @@ impl Mate {
         let Done { result, cost: spent, buffer } =
             self.done.recv().map_err(|_| Error::Other("the thread that compares has ended".to_owned()))?;
         self.buffer = buffer;
-        cost.calls = cost.calls.saturating_add(spent.calls);
-        cost.bytes = cost.bytes.saturating_add(spent.bytes);
+        cost.add(spent.calls, spent.bytes);
         result
     }
 }

@@ -135,8 +135,7 @@ impl Sample {
             return Ok(false);
         };
         let copied = source.read(spans, buffer)?;
-        cost.calls = cost.calls.saturating_add(copied.calls);
-        cost.bytes = cost.bytes.saturating_add(copied.bytes as u64);
+        cost.add(copied.calls, copied.bytes as u64);
         if copied.bytes != piece.copied {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ use super::memo::Sample;
 use crate::reading::Cost;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 
 /// Smallest page of a kernel, in bytes: what lies in one is mapped or not as a whole.
 pub(crate) const PAGE: u64 = 4096;
@@ -261,7 +262,7 @@ impl<'s> Space<'s> {
             self.room(bytes)?;
             let buffer = self.buffers.arena.get_mut(self.used..self.used + bytes).ok_or(Error::Limit("buffer"))?;
             let copied = self.source.read(asked, buffer)?;
-            self.charge(copied)?;
+            self.charge(copied.calls, copied.bytes as u64)?;
             let mut left = copied.bytes.min(bytes) / CELL_BYTES;
             for run in asked {
                 let first = run.start / CELL;
@@ -317,13 +318,12 @@ impl<'s> Space<'s> {
         let sample = Sample::of(self, guards)?.ok_or(Error::Limit("bytes that must hold still (8 MiB)"))?;
         let mut cost = Cost::default();
         let same = sample.is_in(self.source, &mut cost)?;
-        self.charge(Copied { bytes: usize::try_from(cost.bytes).unwrap_or(usize::MAX), calls: cost.calls })?;
+        self.charge(cost.calls, cost.bytes)?;
         Ok(same)
     }
 
-    fn charge(&mut self, copied: Copied) -> Result<(), Error> {
-        self.cost.calls = self.cost.calls.saturating_add(copied.calls);
-        self.cost.bytes = self.cost.bytes.saturating_add(u64::try_from(copied.bytes).unwrap_or(u64::MAX));
+    fn charge(&mut self, calls: u32, bytes: u64) -> Result<(), Error> {
+        self.cost.add(calls, bytes);
         if self.cost.calls > MAX_CALLS {
             return Err(Error::Limit("calls of one read (5,000)"));
         }
@@ -340,17 +340,24 @@ impl<'s> Space<'s> {
         let mut at = at;
         let mut into = into;
         while !into.is_empty() {
-            let cell = self.cell(at, end)?;
-            let offset = usize::try_from(at % CELL).unwrap_or(0);
-            let count = (CELL_BYTES - offset).min(into.len());
-            self.mark(cell, offset, count);
-            let have = self.buffers.arena.get(cell + offset..cell + offset + count).ok_or(Error::Unmapped(at))?;
-            let (now, later) = into.split_at_mut(count);
+            let place = self.look(at, end)?;
+            let (now, later) = into.split_at_mut(place.len());
+            let have = self.buffers.arena.get(place).ok_or(Error::Unmapped(at))?;
             now.copy_from_slice(have);
+            at += have.len() as u64;
             into = later;
-            at += u64::try_from(count).unwrap_or(CELL);
         }
         Ok(())
+    }
+
+    /// Looks at bytes from `at` on, as far as one cell has them, but not beyond `end`; returns where in the arena they
+    /// lie.
+    fn look(&mut self, at: u64, end: u64) -> Result<Range<usize>, Error> {
+        let cell = self.cell(at, end)?;
+        let offset = usize::try_from(at % CELL).unwrap_or(0);
+        let count = (CELL_BYTES - offset).min(usize::try_from(end - at).unwrap_or(CELL_BYTES));
+        self.mark(cell, offset, count);
+        Ok(cell + offset..cell + offset + count)
     }
 
     /// Looks at bytes without copying them.
@@ -359,11 +366,7 @@ impl<'s> Space<'s> {
         let end = end.ok_or(Error::Unmapped(span.start))?;
         let mut at = span.start;
         while at < end {
-            let cell = self.cell(at, end)?;
-            let offset = usize::try_from(at % CELL).unwrap_or(0);
-            let count = (CELL_BYTES - offset).min(usize::try_from(end - at).unwrap_or(CELL_BYTES));
-            self.mark(cell, offset, count);
-            at += count as u64;
+            at += self.look(at, end)?.len() as u64;
         }
         Ok(())
     }

@@ -25,6 +25,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a task may take to begin, or a short one to end.
 const TASK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What it means where a command of the story ends otherwise than it must.
+const NOT_FOUND: &str = ": the stale worker was not found";
+const NOT_CONVERGED: &str = " instead of 0";
+const NOT_CURED: &str = ": a process still holds the old value";
+
 pub(super) async fn run(args: DemoArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
     let redis = if args.fleet { Some(Redis::find(&args.redis)?) } else { None };
     let tasks = TaskTracker::new();

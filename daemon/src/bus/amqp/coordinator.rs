@@ -9,8 +9,7 @@
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
 use super::session::{
-    ANSWER_TIMEOUT, Access, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, next_of, publish,
-    text,
+    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, next_of, publish, text,
 };
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
@@ -279,16 +278,11 @@ impl Post<'_> {
         let leader = self.names.leader();
         let options = QueueDeclareOptions { passive: self.until.is_some(), ..QueueDeclareOptions::exclusive() };
         let locked = channel.queue_declare(leader.as_str().into(), options, FieldTable::default());
-        match tokio::time::timeout(ANSWER_TIMEOUT, locked).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.to_string().contains("RESOURCE_LOCKED") => {
-                if self.until.take().is_some() {
-                    deliver(incoming, ToCoordinator::Lease(None))?;
-                }
-                return Ok(());
+        if answered_unless(&[LOCKED], &format!("hold {leader}"), locked).await?.is_none() {
+            if self.until.take().is_some() {
+                deliver(incoming, ToCoordinator::Lease(None))?;
             }
-            Ok(Err(error)) => return Err(Ended::Failed(super::session::words(&format!("hold {leader}"), &error))),
-            Err(_) => return Err(Ended::Failed(format!("no answer about {leader} in time"))),
+            return Ok(());
         }
         if self.until.is_none() {
             tracing::info!("this coordinator leads");

@@ -15,9 +15,11 @@ use unstale_agent::display::escape;
 /// How long connecting may take, and with it the whole login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker may take for one answer: while it is out of memory it takes for ever.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// It is not there: AMQP 0-9-1, "Reply codes".
 pub(super) const NOT_FOUND: u16 = 404;
+/// It is somebody else's alone.
+pub(super) const LOCKED: u16 = 405;
 /// It may not or cannot be had: access refused, precondition failed, command invalid, not allowed, not implemented,
 /// internal error, which is what a node without a feature says.
 pub(super) const REFUSALS: [u16; 6] = [403, 406, 503, 530, 540, 541];
@@ -56,7 +58,7 @@ pub(super) async fn answered_unless<T>(
 }
 
 /// Says what went wrong, and what to do where that is known.
-pub(super) fn words(what: &str, error: &lapin::Error) -> String {
+fn words(what: &str, error: &lapin::Error) -> String {
     let said = escape::terminal(&error.to_string()).into_owned();
     if said.contains("ACCESS_REFUSED") || said.contains("ACCESS-REFUSED") {
         return format!("this user may not {what} ({said}): `deploy/rabbitmq-permissions` has what is needed");

@@ -2,8 +2,7 @@
 
 use super::shop::Shop;
 use super::stage::Stage;
-use super::{START_TIMEOUT, TASK_TIMEOUT, prove, quote, say};
-use anyhow::bail;
+use super::{NOT_CONVERGED, NOT_CURED, NOT_FOUND, START_TIMEOUT, TASK_TIMEOUT, prove, quote, say};
 use std::path::Path;
 
 /// The task that is in flight while its worker is restarted, in seconds.
@@ -26,10 +25,7 @@ pub(super) async fn play(stage: &mut Stage, venv: &Path) -> anyhow::Result<()> {
     shop.flip()?;
 
     say("4. What do the workers hold?");
-    let found = stage.unstale(&["inspect", "--root", "."], &[]).await?;
-    if found != Some(1) {
-        bail!("`unstale inspect` ended with {found:?}: the stale worker was not found");
-    }
+    stage.expect(&["inspect", "--root", "."], &[], 1, NOT_FOUND).await?;
 
     say("5. The coordinator and the agent of this host start, in one process");
     let socket = stage.directory().join("unstale.sock");
@@ -40,18 +36,11 @@ pub(super) async fn play(stage: &mut Stage, venv: &Path) -> anyhow::Result<()> {
 
     say("6. The deploy hook announces the new source and waits for proof");
     let coordinator = format!("unix:{listens}");
-    let ended = stage
-        .unstale(&["broadcast", "--app", "shop", "app", "--timeout", "2m"], &["--coordinator", &coordinator])
-        .await?;
-    if ended != Some(0) {
-        bail!("`unstale broadcast` ended with {ended:?} instead of 0");
-    }
+    let arguments = ["broadcast", "--app", "shop", "app", "--timeout", "2m"];
+    stage.expect(&arguments, &["--coordinator", &coordinator], 0, NOT_CONVERGED).await?;
 
     say("7. Look again, with the workers' own memory as the witness");
-    let ended = stage.unstale(&["inspect", "--root", "."], &[]).await?;
-    if ended != Some(0) {
-        bail!("`unstale inspect` ended with {ended:?}: a process still holds the old value");
-    }
+    stage.expect(&["inspect", "--root", "."], &[], 0, NOT_CURED).await?;
     shop.send(stage, "next", 0).await?;
     stage.until("the next task ends", TASK_TIMEOUT, || shop.ledger().contains("finished next")).await?;
     let next = shop.new_label()?;

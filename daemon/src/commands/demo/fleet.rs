@@ -5,7 +5,7 @@
 use super::redis::{Broker, Redis};
 use super::shop::Shop;
 use super::stage::Stage;
-use super::{START_TIMEOUT, TASK_TIMEOUT, prove, quote, say};
+use super::{NOT_CONVERGED, NOT_CURED, NOT_FOUND, START_TIMEOUT, TASK_TIMEOUT, prove, quote, say};
 use crate::api::Status;
 use anyhow::{Context as _, bail};
 use std::fs;
@@ -51,27 +51,18 @@ pub(super) async fn play(stage: &mut Stage, venv: &Path, redis: &Redis) -> anyho
     }
 
     say("6. What do the workers of a host hold?");
-    let found = stage.unstale(&["inspect", "--root", "web-1"], &[]).await?;
-    if found != Some(1) {
-        bail!("`unstale inspect` ended with {found:?}: the stale worker was not found");
-    }
+    stage.expect(&["inspect", "--root", "web-1"], &[], 1, NOT_FOUND).await?;
 
     say("7. The deploy hook announces the new source once, and waits for proof from all: one host at a time");
     let arguments = ["broadcast", "--app", "shop", "web-1/app", "--timeout", "3m"];
-    let ended = stage.unstale(&arguments, &["--coordinator", &coordinator]).await?;
-    if ended != Some(0) {
-        bail!("`unstale broadcast` ended with {ended:?} instead of 0");
-    }
+    stage.expect(&arguments, &["--coordinator", &coordinator], 0, NOT_CONVERGED).await?;
 
     say("8. Where the fleet stands");
     stage.unstale(&["status"], &["--coordinator", &coordinator]).await?;
 
     say("9. Look again, with the workers' own memory as the witness");
     let everywhere = ["inspect", "--root", "web-1", "--root", "web-2", "--root", "web-3"];
-    let ended = stage.unstale(&everywhere, &[]).await?;
-    if ended != Some(0) {
-        bail!("`unstale inspect` ended with {ended:?}: a process still holds the old value");
-    }
+    stage.expect(&everywhere, &[], 0, NOT_CURED).await?;
     for shop in &shops {
         shop.send(stage, "next", 0).await?;
     }

@@ -117,6 +117,25 @@ impl Stage {
         Ok(status.code())
     }
 
+    /// Runs one of our own commands as a person would, and shows it. With another exit code than `wanted` the demo ends:
+    /// `otherwise` says what that means.
+    ///
+    /// # Errors
+    /// Where it cannot be run, or ends otherwise.
+    pub(super) async fn expect(
+        &self,
+        arguments: &[&str],
+        unseen: &[&str],
+        wanted: i32,
+        otherwise: &str,
+    ) -> anyhow::Result<()> {
+        let ended = self.unstale(arguments, unseen).await?;
+        if ended != Some(wanted) {
+            bail!("`unstale {}` ended with {ended:?}{otherwise}", arguments.first().unwrap_or(&""));
+        }
+        Ok(())
+    }
+
     /// Runs one of our own commands that must succeed, shows it shortened, and returns what it answers.
     ///
     /// # Errors
