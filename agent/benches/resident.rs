@@ -25,6 +25,12 @@ fn identity(pid: u32) -> Option<(ProcessIdentity, u32)> {
     Some((ProcessIdentity { pid: Pid(pid), start_ticks, pid_namespace: namespace }, parent))
 }
 
+/// Returns the median and the least.
+fn middle(times: &mut [f64]) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    (times.get(times.len() / 2).copied().unwrap_or_default(), times.first().copied().unwrap_or_default())
+}
+
 #[expect(clippy::print_stdout, reason = "its answer")]
 fn main() -> Result<(), String> {
     let mut rounds = 100_usize;
@@ -57,7 +63,11 @@ fn main() -> Result<(), String> {
         ReadOptions { list_modules, through_mem, ..ReadOptions::default() }
     };
     let mut cache = Cache::with_mate().map_err(|error| error.to_string())?;
-    let mut round = || -> Result<(f64, Vec<Reading>), String> {
+    // With `compared`, also what has not run since is compared, as everything is that has.
+    let mut round = |compared: bool| -> Result<(f64, Vec<Reading>), String> {
+        if compared {
+            cache.doubt();
+        }
         let begun = now();
         let readings: Vec<Reading> =
             processes.iter().map(|(identity, parent)| read(*identity, &options(*parent), &mut cache)).collect();
@@ -67,17 +77,18 @@ fn main() -> Result<(), String> {
             None => Ok((taken, readings)),
         }
     };
-    let (cold, _) = round()?;
+    let (cold, _) = round(true)?;
     let mut times = Vec::with_capacity(rounds);
     let mut last = Vec::new();
+    let mut rested = Vec::with_capacity(rounds);
     for _ in 0..rounds {
-        let (taken, readings) = round()?;
+        let (taken, readings) = round(true)?;
         times.push(taken);
         last = readings;
+        rested.push(round(false)?.0);
     }
-    times.sort_by(f64::total_cmp);
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    let quickest = times.first().copied().unwrap_or_default();
+    let (median, quickest) = middle(&mut times);
+    let (rested, _) = middle(&mut rested);
     let calls: u64 = last.iter().map(|reading| u64::from(reading.cost.calls)).sum();
     let bytes: u64 = last.iter().map(|reading| reading.cost.bytes).sum();
     let enums: usize = last.iter().map(|reading| reading.enums.len()).sum();
@@ -85,6 +96,7 @@ fn main() -> Result<(), String> {
         "{}",
         serde_json::json!({
             "processes": processes.len(), "rounds": rounds, "first_ms": cold, "median_ms": median, "min_ms": quickest,
+            "rested_ms": rested,
             "calls": calls, "bytes": bytes, "enums": enums,
         })
     );

@@ -22,6 +22,7 @@ mod locate;
 mod mate;
 mod memo;
 mod modules;
+mod rest;
 mod source;
 mod value;
 mod walk;
@@ -35,6 +36,7 @@ use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use cache::{Known, Remembered};
 use mate::Mate;
 use memo::{Memo, Pass};
+use rest::Rest;
 use source::Buffers;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,6 +138,8 @@ impl Look {
 /// Reads one process, as [`read`] does.
 pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut Cache) -> Look {
     let mut look = Look { identity, outcome: Outcome::Gone, cost: Cost::default(), answer: None };
+    // Before anything is looked at: what it does from now on counts.
+    let rest = Rest::of(identity.pid);
     let process = match linux::open(identity, options.through_mem) {
         Ok(process) => process,
         Err(error) => {
@@ -148,16 +152,19 @@ pub(crate) fn look(identity: ProcessIdentity, options: &ReadOptions, cache: &mut
     let known = cache.known(identity, process.parent);
     let mut buffers = cache.take_buffers();
     let source = Arc::new(process.source);
-    let recalled = recall(&source, identity, &memos, cache.mate(), &mut look.cost);
+    let recalled = match memos.iter().find(|remembered| remembered.still_rests(identity, rest.as_ref())) {
+        Some(remembered) => Ok(Some((Arc::clone(remembered.memo.answer()), remembered))),
+        None => recall(&source, identity, &memos, cache.mate(), &mut look.cost),
+    };
     let answer = match recalled {
         Ok(Some((answer, memo))) => {
-            cache.recalled(identity, process.parent, memo.of(identity));
+            cache.recalled(identity, process.parent, memo.of(identity, rest));
             // Where nothing changes there will hardly be another walk.
             buffers = Buffers::default();
             Ok(answer)
         }
         Ok(None) => tries(&source, options, known, &mut buffers, cache.mate(), &mut look.cost).map(|held| {
-            let memo = held.memo.map(|memo| Remembered::new(identity, options, memo));
+            let memo = held.memo.map(|memo| Remembered::new(identity, rest, options, memo));
             cache.put(identity, process.parent, held.known, memo);
             held.answer
         }),

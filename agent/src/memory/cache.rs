@@ -3,6 +3,7 @@
 use super::locate::Runtime;
 use super::mate::Mate;
 use super::memo::Memo;
+use super::rest::Rest;
 use super::source::Buffers;
 use crate::reading::ReadOptions;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,17 +64,24 @@ pub(crate) struct Remembered {
     options: ReadOptions,
     /// The process that is so: it was walked, or found to be like one that was.
     of: ProcessIdentity,
+    /// How it rested before that began.
+    rest: Option<Rest>,
     pub(crate) memo: Arc<Memo>,
 }
 
 impl Remembered {
-    pub(crate) fn new(of: ProcessIdentity, options: &ReadOptions, memo: Arc<Memo>) -> Self {
-        Self { options: options.clone(), of, memo }
+    pub(crate) fn new(of: ProcessIdentity, rest: Option<Rest>, options: &ReadOptions, memo: Arc<Memo>) -> Self {
+        Self { options: options.clone(), of, rest, memo }
     }
 
-    /// Says that a process was found to be alike.
-    pub(crate) fn of(&self, identity: ProcessIdentity) -> Self {
-        Self { of: identity, ..self.clone() }
+    /// Says that a process was found to be alike, and how it rested before.
+    pub(crate) fn of(&self, identity: ProcessIdentity, rest: Option<Rest>) -> Self {
+        Self { of: identity, rest, ..self.clone() }
+    }
+
+    /// Tells whether a process that rests so has not run since it was found to be so.
+    pub(crate) fn still_rests(&self, identity: ProcessIdentity, rest: Option<&Rest>) -> bool {
+        self.is_of(identity) && rest.is_some() && self.rest.as_ref() == rest
     }
 
     pub(crate) fn is_of(&self, identity: ProcessIdentity) -> bool {
@@ -205,6 +213,11 @@ impl Cache {
         } else if let Some(known) = self.known(identity, parent) {
             self.put(identity, parent, known, Some(memo));
         }
+    }
+
+    /// Forgets how processes rested: each is compared at its next read.
+    pub fn doubt(&mut self) {
+        self.processes.values_mut().flat_map(|entry| &mut entry.memos).for_each(|remembered| remembered.rest = None);
     }
 
     pub(crate) fn take_buffers(&mut self) -> Buffers {

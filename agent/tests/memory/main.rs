@@ -11,4 +11,6 @@ mod python;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod rest;
+#[cfg(test)]
 mod zoo;

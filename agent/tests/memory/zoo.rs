@@ -64,6 +64,7 @@ fn a_warm_reading_equals_a_cold_one() {
         let (running, said) = zoo(&python, &["zoo.py"]);
         let mut cache = Cache::new();
         let cold = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
+        cache.doubt();
         let warm = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
         equal(&release, &warm, &said);
         assert_eq!((&cold.modules, &cold.enums), (&warm.modules, &warm.enums), "{release}");
@@ -106,6 +107,7 @@ fn a_forked_child_that_changed_is_not_taken_for_its_relatives() {
             let parent = complete(memory::read(running.identity(), &ReadOptions::default(), &mut cache));
             for (round, (change, pid)) in (0..2).flat_map(|round| children.iter().map(move |child| (round, child))) {
                 let pid = identity(pid.as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid"));
+                cache.doubt();
                 let warm = complete(memory::read(pid, &ReadOptions::default(), &mut cache));
                 let cold = complete(memory::read(pid, &ReadOptions::default(), &mut Cache::new()));
                 let found = |reading: &Reading| (reading.enums.clone(), reading.modules.clone());
