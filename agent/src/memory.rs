@@ -6,7 +6,8 @@
 //!
 //! A reading is accepted only if every bound class is what its module's name leads to, and if all bytes that
 //! it rests on are the same when all is read. Else it is tried again, and in the end the answer is
-//! "changing". Memory is hostile: every length has a bound, every address is checked.
+//! "changing". A process that was read before and has not run since is not read again. Memory is hostile: every
+//! length has a bound, every address is checked.
 
 mod bindings;
 mod cache;
@@ -34,10 +35,11 @@ pub use source::{Copied, Fault, Mapping, Source, Span};
 
 use crate::reading::{Cost, Outcome, ReadOptions, Reading};
 use cache::{Known, Remembered};
-use mate::Mate;
+use mate::{Mate, Paired};
 use memo::{Memo, Pass};
 use rest::Rest;
 use source::Buffers;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 use unstale_protocol::ids::ProcessIdentity;
@@ -286,17 +288,19 @@ fn tries(
     options: &ReadOptions,
     known: Option<Known>,
     buffers: &mut Buffers,
-    mut mate: Option<&mut Mate>,
+    mate: Option<&mut Mate>,
     cost: &mut Cost,
 ) -> Result<Held, (Error, bool)> {
+    let paired = Paired { process: Arc::clone(source), mate: RefCell::new(mate) };
     let mut known = known;
     let mut changed = false;
     let mut last = None;
     loop {
-        let mut attempt = walk::Attempt::new(source.as_ref(), options, std::mem::take(buffers));
+        let mut attempt = walk::Attempt::new(&paired, options, std::mem::take(buffers));
         // What is known is doubted once it has not helped.
-        let held =
-            once(&mut attempt, known.take(), &mut last, |memo| is_as(source, memo, false, mate.as_deref_mut(), cost));
+        let held = once(&mut attempt, known.take(), &mut last, |memo| {
+            is_as(source, memo, false, paired.mate.borrow_mut().as_deref_mut(), cost)
+        });
         changed |= held.is_err() && attempt.has_moved();
         let (used, spent) = attempt.finish();
         *buffers = used;

@@ -96,6 +96,11 @@ impl LinuxProcess {
         let mem = if through_mem { Some(File::open(&path).map_err(|error| fault(&error, &path))?) } else { None };
         Ok(Self { pid, mem })
     }
+
+    /// Tells whether each range takes a call of its own.
+    pub(crate) fn reads_one_by_one(&self) -> bool {
+        self.mem.is_some()
+    }
 }
 
 impl Source for LinuxProcess {

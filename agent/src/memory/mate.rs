@@ -1,32 +1,67 @@
-//! A second thread that compares, too: what a walk looked at lies scattered, and copying it is the kernel's work.
+//! A second thread that copies and compares, too: what a walk looks at lies scattered, and copying it is the kernel's
+//! work.
 //!
-//! It is started before the reader gives up the right to start threads, sleeps between comparisons, and allocates
+//! It is started before the reader gives up the right to start threads, sleeps between its parts, and allocates
 //! nothing: what it needs comes with the question.
 
 use super::Error;
 use super::linux::LinuxProcess;
 use super::memo::{Memo, Pass};
+use super::source::{Copied, Fault, Mapping, Source, Span};
 use crate::reading::Cost;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Stack of the thread, in bytes: it only copies and compares.
 const STACK_BYTES: usize = 128 << 10;
 
-/// A part in a comparison.
+/// Fewest ranges that are shared: waking a thread takes as long as copying a few.
+const LEAST_SHARED: usize = 48;
+
+/// Largest buffer that is kept, in bytes: comparisons need less.
+const MOST_KEPT: usize = 256 << 10;
+
+/// Its part.
+enum Part {
+    /// In a comparison.
+    Compare { memo: Arc<Memo>, is_own: bool, pass: Arc<Pass> },
+    /// In copying: the ranges that it copies to the beginning of its buffer.
+    Copy(Vec<Span>),
+}
+
 struct Job {
-    memo: Arc<Memo>,
     source: Arc<LinuxProcess>,
-    is_own: bool,
-    pass: Arc<Pass>,
+    part: Part,
     buffer: Vec<u8>,
 }
 
 /// What came of it.
 struct Done {
-    result: Result<(), Error>,
+    result: Result<Copied, Error>,
     cost: Cost,
     buffer: Vec<u8>,
+}
+
+impl Job {
+    fn run(self) -> Done {
+        let Self { source, part, mut buffer } = self;
+        let mut cost = Cost::default();
+        let result = match part {
+            Part::Compare { memo, is_own, pass } => {
+                memo.compare(source.as_ref(), is_own, &pass, &mut buffer, &mut cost).map(|()| Copied::default())
+            }
+            Part::Copy(spans) => {
+                let room = buffer.get_mut(..bytes_of(&spans)).unwrap_or_default();
+                source.read(&spans, room).map_err(Error::from)
+            }
+        };
+        Done { result, cost, buffer }
+    }
+}
+
+fn bytes_of(spans: &[Span]) -> usize {
+    spans.iter().map(|span| span.len).sum()
 }
 
 /// The second thread.
@@ -51,10 +86,8 @@ impl Mate {
             if ready.send(()).is_err() {
                 return;
             }
-            while let Ok(Job { memo, source, is_own, pass, mut buffer }) = asked.recv() {
-                let mut cost = Cost::default();
-                let result = memo.compare(source.as_ref(), is_own, &pass, &mut buffer, &mut cost);
-                if answer.send(Done { result, cost, buffer }).is_err() {
+            while let Ok(job) = asked.recv() {
+                if answer.send(job.run()).is_err() {
                     return;
                 }
             }
@@ -71,20 +104,70 @@ impl Mate {
         is_own: bool,
         pass: &Arc<Pass>,
     ) -> bool {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() < memo.room() {
-            buffer.resize(memo.room(), 0);
-        }
-        let job = Job { memo: Arc::clone(memo), source: Arc::clone(source), is_own, pass: Arc::clone(pass), buffer };
-        self.jobs.send(job).is_ok()
+        let part = Part::Compare { memo: Arc::clone(memo), is_own, pass: Arc::clone(pass) };
+        self.begin(source, part, memo.room())
     }
 
-    /// Waits until its part is done.
+    /// Waits until its part in a comparison is done.
     pub(crate) fn finish(&mut self, cost: &mut Cost) -> Result<(), Error> {
-        let Done { result, cost: spent, buffer } =
-            self.done.recv().map_err(|_| Error::Other("the thread that compares has ended".to_owned()))?;
-        self.buffer = buffer;
+        let (result, spent) = self.end()?;
         cost.add(spent.calls, spent.bytes);
-        result
+        result.map(|_| ())
+    }
+
+    fn begin(&mut self, source: &Arc<LinuxProcess>, part: Part, room: usize) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
+        self.jobs.send(Job { source: Arc::clone(source), part, buffer }).is_ok()
+    }
+
+    fn end(&mut self) -> Result<(Result<Copied, Error>, Cost), Error> {
+        let Done { result, cost, buffer } =
+            self.done.recv().map_err(|_| Error::Other("the second thread has ended".to_owned()))?;
+        self.buffer = buffer;
+        Ok((result, cost))
+    }
+}
+
+/// A live process, read with the second thread's help where each range takes a call.
+pub(crate) struct Paired<'m> {
+    pub(crate) process: Arc<LinuxProcess>,
+    pub(crate) mate: RefCell<Option<&'m mut Mate>>,
+}
+
+impl Source for Paired<'_> {
+    fn read(&self, spans: &[Span], buffer: &mut [u8]) -> Result<Copied, Fault> {
+        let mut mate = self.mate.borrow_mut();
+        let Some(mate) = mate.as_mut().filter(|_| spans.len() >= LEAST_SHARED && self.process.reads_one_by_one())
+        else {
+            return self.process.read(spans, buffer);
+        };
+        let (mine, theirs) = spans.split_at(spans.len() / 2);
+        let (first, second) = buffer.split_at_mut(bytes_of(mine).min(buffer.len()));
+        if !mate.begin(&self.process, Part::Copy(theirs.to_vec()), second.len()) {
+            return self.process.read(spans, buffer);
+        }
+        let own = self.process.read(mine, first);
+        let (others, _) = mate.end().map_err(|error| Fault::Other(error.to_string()))?;
+        let mut copied = own?;
+        // What follows a byte that could not be read does not count.
+        if copied.bytes == first.len() {
+            let others = others.map_err(|error| Fault::Other(error.to_string()))?;
+            if let (Some(to), Some(from)) = (second.get_mut(..others.bytes), mate.buffer.get(..others.bytes)) {
+                to.copy_from_slice(from);
+                copied.bytes += others.bytes;
+            }
+            copied.calls = copied.calls.saturating_add(others.calls);
+        }
+        if mate.buffer.len() > MOST_KEPT {
+            mate.buffer = Vec::new();
+        }
+        Ok(copied)
+    }
+
+    fn mappings(&self) -> Result<Vec<Mapping>, Fault> {
+        self.process.mappings()
     }
 }
