@@ -47,6 +47,12 @@ pub enum Error {
         /// What the kernel said.
         why: String,
     },
+    /// There is no openat2(2), without which no path of another root can be followed safely.
+    #[error(
+        "the kernel has no openat2, or a filter forbids it: Linux 5.6 or later is needed, and no RestrictSUIDSGID= \
+         around the agent"
+    )]
+    NoOpenat2,
     /// It is a directory, pipe, socket or device.
     #[error("{path} is not a regular file")]
     NotRegular {
@@ -161,7 +167,12 @@ impl Root {
             return Err(Error::Gone);
         }
         let seen = own_link(&fd).unwrap_or_else(|| "/".to_owned());
-        Ok(Self { fd, seen, uid: status.file_uid, gids: status.file_gids })
+        let root = Self { fd, seen, uid: status.file_uid, gids: status.file_gids };
+        // Once here: further on, what cannot be opened counts as not there.
+        match root.open("/", OFlags::PATH) {
+            Err(Error::NoOpenat2) => Err(Error::NoOpenat2),
+            _ => Ok(root),
+        }
     }
 
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Error> {
@@ -344,7 +355,7 @@ fn told(path: &str, error: Errno) -> Error {
         Errno::NOENT | Errno::NOTDIR => Error::NotFound { path },
         Errno::ACCESS | Errno::PERM => Error::Denied { path, why: error.to_string() },
         Errno::XDEV | Errno::LOOP => Error::Path { path, why: error.to_string() },
-        Errno::NOSYS => Error::Io { path, why: "the kernel has no openat2 (Linux 5.6)".to_owned() },
+        Errno::NOSYS => Error::NoOpenat2,
         // A socket, or a device without a driver.
         Errno::NXIO | Errno::NODEV => Error::NotRegular { path },
         _ => Error::Io { path, why: error.to_string() },

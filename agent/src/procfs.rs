@@ -206,6 +206,11 @@ pub(crate) fn link(pid: Pid, name: &'static str) -> Result<String, Error> {
     Ok(text.strip_suffix(" (deleted)").map_or(text.clone(), str::to_owned))
 }
 
+/// Returns the cgroup path of a process; empty where it cannot be read.
+pub(crate) fn cgroup(pid: Pid) -> String {
+    parse::cgroup(&read(pid, "cgroup", FILE_MAX_BYTES).unwrap_or_default())
+}
+
 /// Reads a file of `/proc/PID`, at most `limit` bytes of it.
 pub(crate) fn read(pid: Pid, name: &'static str, limit: u64) -> Result<Vec<u8>, Error> {
     use std::io::Read;
@@ -262,7 +267,7 @@ pub(crate) fn facts(pid: Pid, boot_at_ms: u64) -> Result<Facts, Error> {
         uid: status.uid,
         started_at_ms: boot_at_ms.saturating_add(ticks_to_ms(stat_before.start_ticks)),
         has_terminal: stat_before.has_terminal,
-        cgroup: parse::cgroup(&read(pid, "cgroup", FILE_MAX_BYTES).unwrap_or_default()),
+        cgroup: cgroup(pid),
         mount_namespace: namespace(pid, "ns/mnt"),
         inner_pid: Pid(status.inner_pid),
         caught_signals: status.caught_signals,

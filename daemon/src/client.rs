@@ -1,7 +1,8 @@
 //! The command line's side of the control API: HTTP/JSON over the coordinator's Unix socket.
 //!
-//! The peer must be root or the caller's own user, else nothing is sent: a socket in a shared directory
-//! could be anybody's. One connection per call; answers are read up to a bound.
+//! The peer must be root, the caller's own user, or who owns a directory that root has made for the socket, else
+//! nothing is sent: a socket in a shared directory could be anybody's. One connection per call; answers are read up to
+//! a bound.
 
 use crate::api::{Event, Refusal};
 use crate::cli::{CoordinatorArgs, Surroundings};
@@ -13,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -41,7 +43,7 @@ pub(crate) enum ClientError {
     #[error("no permission to use the coordinator's socket `{}`", .0.display())]
     NoPermission(PathBuf),
     /// Somebody else listens there.
-    #[error("the process that listens on `{}` belongs to uid {uid}, which is neither root nor you", path.display())]
+    #[error("the process that listens on `{}` belongs to uid {uid}, which is neither root nor you, nor was its directory given to it by root", path.display())]
     Stranger {
         /// The socket.
         path: PathBuf,
@@ -310,10 +312,22 @@ async fn connect(path: &Path) -> Result<UnixStream, Connect> {
         .peer_cred()
         .map_err(|error| Connect::Error(ClientError::Broken { path: path.to_owned(), why: error.to_string() }))?;
     let own = rustix::process::geteuid().as_raw();
-    if peer.uid() != 0 && peer.uid() != own {
+    if peer.uid() != 0 && peer.uid() != own && !is_place_of(peer.uid(), path) {
         return Err(Connect::Error(ClientError::Stranger { path: path.to_owned(), uid: peer.uid() }));
     }
     Ok(stream)
+}
+
+/// Tells whether a socket lies where only this user can put one: in a directory of its own, which only root can have
+/// made. So lies the socket of a coordinator that has a user of its own, `/run/unstale` made by systemd.
+fn is_place_of(uid: u32, path: &Path) -> bool {
+    let is_closed = |directory: Option<&Path>, owner: u32| {
+        directory
+            .and_then(|directory| std::fs::symlink_metadata(directory).ok())
+            .is_some_and(|facts| facts.is_dir() && facts.uid() == owner && facts.mode() & 0o022 == 0)
+    };
+    let directory = path.parent();
+    is_closed(directory, uid) && is_closed(directory.and_then(Path::parent), 0)
 }
 
 /// Writes text so that it can stand in a query or as one part of a path: RFC 3986, section 2.3.
@@ -385,6 +399,27 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_user_is_believed_where_root_has_made_it_a_place_and_nowhere_else() {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        const NOBODY: u32 = 65_534;
+        assert!(rustix::process::geteuid().is_root(), "this test gives a directory away: run tests/run");
+        let closed = tempfile::tempdir().unwrap();
+        let place = closed.path().join("unstale");
+        std::fs::create_dir(&place).unwrap();
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let socket = place.join("coordinator.sock");
+        assert!(!is_place_of(NOBODY, &socket), "it is root's");
+        chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();
+        assert!(is_place_of(NOBODY, &socket));
+        assert!(!is_place_of(NOBODY - 1, &socket), "it is another's");
+        std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_place_of(NOBODY, &socket), "anybody could have made it");
+        std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o775)).unwrap();
+        assert!(!is_place_of(NOBODY, &socket), "others may write to it");
     }
 
     #[tokio::test]

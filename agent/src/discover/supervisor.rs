@@ -94,6 +94,11 @@ fn configuration(daemon: &Known) -> String {
     }
 }
 
+/// Returns the service that this program itself runs in.
+pub(crate) fn own() -> Option<Supervisor> {
+    systemd(&crate::procfs::cgroup(Pid(std::process::id())))
+}
+
 /// Returns the service of a cgroup path: its last component that ends in `.service`; a user's own manager is
 /// named before it. Units that hold many unrelated processes (`user@UID.service` itself) are no service.
 fn systemd(cgroup: &str) -> Option<Supervisor> {

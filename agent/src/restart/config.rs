@@ -1,7 +1,8 @@
 //! `[[units]]`: what an administrator says of units that no supervisor brings back.
 
 use super::glob;
-use crate::process::Unit;
+use crate::discover::own_supervisor;
+use crate::process::{Supervisor, Unit};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -107,7 +108,7 @@ impl StartCommand {
     /// # Errors
     /// [`CommandError`] where it cannot be run, fails, or takes longer than `deadline`.
     pub async fn run(&self, deadline: Duration) -> Result<(), CommandError> {
-        let mut child = self.command()?.kill_on_drop(true).spawn().map_err(|error| self.error(&error))?;
+        let mut child = self.command(None)?.kill_on_drop(true).spawn().map_err(|error| self.error(&error))?;
         match tokio::time::timeout(deadline, finished(&mut child)).await {
             Ok(end) => self.judge(end),
             Err(_) => Err(self.error(&format!("did not end within {} s", deadline.as_secs()))),
@@ -120,17 +121,35 @@ impl StartCommand {
     /// [`CommandError`] where it cannot be run, or fails at once.
     pub(crate) async fn start(&self) -> Result<(), CommandError> {
         // Its error output must outlive us: what runs on may write to it.
-        let mut child = self.command()?.stderr(Stdio::null()).spawn().map_err(|error| self.error(&error))?;
+        let command = self.command(own_supervisor().as_ref());
+        let mut child = command?.stderr(Stdio::null()).spawn().map_err(|error| self.error(&error))?;
         match tokio::time::timeout(START_WATCH, finished(&mut child)).await {
             Ok(end) => self.judge(end),
             Err(_) => Ok(()),
         }
     }
 
-    fn command(&self) -> Result<Command, CommandError> {
+    /// Makes the command. One that stays runs in a scope of its own, apart from the service that this program runs
+    /// in: else whoever stops that stops the worker, and the worker seems to be brought back by it.
+    fn command(&self, apart_from: Option<&Supervisor>) -> Result<Command, CommandError> {
         let (program, arguments) = self.argv.split_first().ok_or_else(|| self.error(&"is empty"))?;
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.directory).env_clear();
+        let manager = match apart_from {
+            Some(Supervisor::Systemd { user, .. }) => Some(*user),
+            _ => None,
+        };
+        let mut command = Command::new(if manager.is_some() { "systemd-run" } else { program });
+        command.env_clear();
+        if let Some(user) = manager {
+            command.args(["--scope", "--quiet", "--collect"]);
+            if let Some(uid) = user {
+                command.arg("--user").env("XDG_RUNTIME_DIR", format!("/run/user/{uid}"));
+            }
+            if let Some(name) = &self.user {
+                command.arg(format!("--uid={name}"));
+            }
+            command.arg("--").arg(program);
+        }
+        command.args(arguments).current_dir(&self.directory);
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // A group of its own: a Ctrl-C meant for the agent must not reach it.
@@ -139,7 +158,7 @@ impl StartCommand {
         let user = nix::unistd::User::from_name(name).map_err(|error| self.error(&error))?;
         let user = user.ok_or_else(|| self.error(&format!("cannot run: there is no user {name:?}")))?;
         command.env("HOME", &user.dir).env("USER", name).env("LOGNAME", name);
-        if user.uid != nix::unistd::geteuid() {
+        if manager.is_none() && user.uid != nix::unistd::geteuid() {
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
         }
         Ok(command)
