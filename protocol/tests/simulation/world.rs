@@ -7,7 +7,7 @@ mod machine;
 mod people;
 
 use self::brain::{Brain, LeaseAnswer};
-use self::broker::{Broker, Write};
+use self::broker::{Broker, Party, Write};
 use self::clock::Clock;
 use self::machine::{Answer, Machine, Unit};
 use rand::{Rng as _, SeedableRng as _};
@@ -41,6 +41,8 @@ pub(crate) enum Design {
     EpochOnly,
     /// Permits end at a moment of the wall clock, which differs between hosts.
     WallExpiry,
+    /// Who was given a lease once never asks its own clock whether it has ended.
+    EndlessLease,
 }
 
 /// What goes wrong, in percent of messages or as switches.
@@ -62,6 +64,8 @@ pub(crate) struct Faults {
     pub(crate) rivals: Option<bool>,
     /// The broker forgets, goes back and goes away.
     pub(crate) broker: bool,
+    /// The broker falls into two halves once, and heals onto one of them.
+    pub(crate) splits: bool,
     /// People drain units and give them back.
     pub(crate) drains: bool,
     /// All disks of coordinators and all that the broker held is lost once.
@@ -85,6 +89,7 @@ impl Faults {
             stalls: 1,
             rivals: None,
             broker: false,
+            splits: false,
             drains: false,
             loses_everything: false,
             revisions: 1,
@@ -113,6 +118,8 @@ impl Faults {
 
 /// Faults stop then; some time later everything must have converged.
 const FAULTS_END_MS: u64 = 12 * 60_000;
+/// Every coordinator has heard by then what the hosts have of the first app.
+const POOLS_KNOWN_MS: u64 = 240_000;
 const END_MS: u64 = FAULTS_END_MS + 90 * 60_000;
 const UNITS_PER_POOL: u32 = 2;
 
@@ -142,6 +149,8 @@ enum Happening {
     PauseBrain(usize),
     StartBrain(usize),
     BreakBroker,
+    Split,
+    Heal,
     Drain,
     Undrain,
     LoseEverything,
@@ -151,7 +160,7 @@ enum Happening {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Message {
-    Up(Vec<u8>),
+    Up(usize, Vec<u8>),
     /// The copy of a report or request for one coordinator.
     UpTo(usize, Vec<u8>),
     Desired(usize, Vec<u8>),
@@ -181,8 +190,9 @@ pub(crate) struct World {
     stops: u32,
     aborted: bool,
     asked_at: u64,
-    /// Drains that people have taken back.
+    /// Drains that people have taken back, and those that were to go beyond the budget.
     taken_back: BTreeSet<DrainId>,
+    forced: BTreeSet<DrainId>,
     broken: Option<String>,
 }
 
@@ -221,6 +231,7 @@ impl World {
             aborted: false,
             asked_at: 0,
             taken_back: BTreeSet::new(),
+            forced: BTreeSet::new(),
             broken: None,
             rng,
         };
@@ -268,6 +279,12 @@ impl World {
         }
         if self.faults.broker {
             several(self, 5, &|_| Happening::BreakBroker);
+        }
+        if self.faults.splits {
+            // Reports name no pools before their app is announced. A leader that takes over in one half by then counts
+            // nothing for a host in the other half that it has not heard since.
+            let at = self.rng.random_range(POOLS_KNOWN_MS..FAULTS_END_MS);
+            self.at(at, Happening::Split);
         }
         if self.faults.drains {
             several(self, 4, &|_| Happening::Drain);
@@ -328,8 +345,12 @@ impl World {
             return self.at(rest, Happening::Deliver(message));
         }
         match message {
-            Message::Up(bytes) => {
-                (0..self.brains.len()).for_each(|index| self.send(&Message::UpTo(index, bytes.clone())));
+            Message::Up(host, bytes) => {
+                for index in 0..self.brains.len() {
+                    if self.broker.joins(Party::Host(host), Party::Brain(index)) {
+                        self.send(&Message::UpTo(index, bytes.clone()));
+                    }
+                }
             }
             Message::UpTo(index, bytes) => self.hear(index, &bytes),
             Message::Desired(index, bytes) => self.desire(index, &bytes),
@@ -384,6 +405,8 @@ impl World {
             Happening::PauseBrain(index) => self.pause_brain(index),
             Happening::StartBrain(index) => self.start_brain(index),
             Happening::BreakBroker => self.break_broker(),
+            Happening::Split => self.split(),
+            Happening::Heal => self.heal(),
             Happening::Drain => self.drain(),
             Happening::Undrain => self.undrain(false),
             Happening::LoseEverything => {
@@ -406,7 +429,7 @@ impl World {
         for unit in self.hosts.iter().flat_map(|host| &host.units) {
             let (down, total) = away.entry(&unit.pool).or_default();
             *total += 1;
-            *down += u32::from(unit.root.is_none() || unit.stopping);
+            *down += u32::from((unit.root.is_none() || unit.stopping) && !unit.forced);
         }
         let exceeded = away.into_iter().find_map(|(pool, (down, total))| {
             let limit = MaxUnavailable::Units(UNITS_PER_POOL).of(total);

@@ -3,7 +3,7 @@
 
 use super::broker::Write;
 use super::clock::Clock;
-use super::{Happening, Message, Tier, UNITS_PER_POOL, World, pool};
+use super::{Design, Happening, Message, Tier, UNITS_PER_POOL, World, pool};
 use rand::Rng as _;
 use std::time::Duration;
 use unstale_protocol::coordinator::{
@@ -111,7 +111,9 @@ impl World {
         machine.handle_found(found.as_ref(), now);
         match answer.epoch {
             Some(epoch) => {
-                let until = answer.asked_at.after(Duration::from_millis(LEASE_MS));
+                let is_endless = self.design == Design::EndlessLease;
+                let length = if is_endless { super::END_MS } else { LEASE_MS };
+                let until = answer.asked_at.after(Duration::from_millis(length));
                 let epoch = (self.faults.tier == Tier::Redis).then_some(epoch);
                 machine.handle_lease(Lease { until, epoch }, now);
             }

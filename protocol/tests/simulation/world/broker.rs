@@ -1,4 +1,5 @@
-//! The broker of the simulated world: retains the newest write, gives the lease, and forgets, goes back or goes away.
+//! The broker of the simulated world: retains the newest write, gives the lease, and forgets, goes back or goes away. It
+//! can also split: then each half takes writes and gives the lease, and one of them is thrown away when it heals.
 
 use super::brain::{LEASE_MS, LeaseAnswer};
 use super::{Design, Happening, Message, Tier, World};
@@ -27,11 +28,29 @@ struct State {
     until: u64,
 }
 
+/// Whom a message is from or for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Party {
+    Host(usize),
+    Brain(usize),
+}
+
+/// What the other half holds, and who is connected to it.
+#[derive(Debug)]
+struct Half {
+    state: State,
+    hosts: Vec<bool>,
+    brains: Vec<bool>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     state: State,
+    other: Option<Half>,
     past: VecDeque<State>,
     down_until: u64,
+    /// Two may have led at the same time since.
+    pub(super) was_split: bool,
 }
 
 impl Broker {
@@ -41,11 +60,35 @@ impl Broker {
 
     pub(super) fn wipe(&mut self) {
         self.state = State::default();
+        if let Some(half) = &mut self.other {
+            half.state = State::default();
+        }
     }
 
-    /// What agents find when they connect.
-    pub(super) fn retained(&self) -> Option<Vec<u8>> {
-        self.state.retained.clone()
+    /// Tells whether a party is connected to the other half.
+    fn is_apart(&self, party: Party) -> bool {
+        self.other.as_ref().is_some_and(|half| match party {
+            Party::Host(index) => half.hosts[index],
+            Party::Brain(index) => half.brains[index],
+        })
+    }
+
+    /// Tells whether what one of them says can reach the other one.
+    pub(super) fn joins(&self, one: Party, other: Party) -> bool {
+        self.is_apart(one) == self.is_apart(other)
+    }
+
+    fn state(&mut self, party: Party) -> &mut State {
+        let is_apart = self.is_apart(party);
+        match &mut self.other {
+            Some(half) if is_apart => &mut half.state,
+            _ => &mut self.state,
+        }
+    }
+
+    /// What a party finds when it connects.
+    pub(super) fn retained(&mut self, party: Party) -> Option<Vec<u8>> {
+        self.state(party).retained.clone()
     }
 
     fn remember(&mut self) {
@@ -55,22 +98,24 @@ impl Broker {
         }
     }
 
-    fn holds(&self, who: (usize, u64), epoch: Epoch) -> bool {
-        self.state.holder == Some(who) && self.state.epoch == epoch
+    fn holds(&mut self, who: (usize, u64), epoch: Epoch) -> bool {
+        let state = self.state(Party::Brain(who.0));
+        state.holder == Some(who) && state.epoch == epoch
     }
 
     /// Returns the number of the lease, where it is the caller's.
     fn lease(&mut self, who: (usize, u64), least: Epoch, now: u64) -> Option<Epoch> {
-        if self.state.holder.is_some_and(|holder| holder != who) && now < self.state.until {
+        let state = self.state(Party::Brain(who.0));
+        if state.holder.is_some_and(|holder| holder != who) && now < state.until {
             return None;
         }
-        if self.state.holder != Some(who) || now >= self.state.until {
-            self.state.epoch = self.state.epoch.next();
+        if state.holder != Some(who) || now >= state.until {
+            state.epoch = state.epoch.next();
         }
-        self.state.epoch = self.state.epoch.max(least);
-        self.state.holder = Some(who);
-        self.state.until = now + LEASE_MS;
-        Some(self.state.epoch)
+        state.epoch = state.epoch.max(least);
+        state.holder = Some(who);
+        state.until = now + LEASE_MS;
+        Some(state.epoch)
     }
 }
 
@@ -83,18 +128,22 @@ impl World {
             Write::Lease { least, asked_at } => {
                 self.broker.remember();
                 let epoch = self.broker.lease(who, *least, self.now);
-                let answer = LeaseAnswer { epoch, asked_at: *asked_at, retained: self.broker.retained() };
+                let retained = self.broker.retained(Party::Brain(index));
+                let answer = LeaseAnswer { epoch, asked_at: *asked_at, retained };
                 self.send(&Message::Leased(index, life, answer));
             }
             Write::Desired(epoch, _) | Write::Permit(epoch, ..) if is_fenced && !self.broker.holds(who, *epoch) => {}
             Write::Desired(_, bytes) => {
                 if self.design != Design::EventOnly {
-                    self.broker.state.retained = Some(bytes.clone());
+                    self.broker.state(Party::Brain(index)).retained = Some(bytes.clone());
                 }
                 for host in 0..self.hosts.len() {
-                    self.send(&Message::Desired(host, bytes.clone()));
+                    if self.broker.joins(Party::Host(host), Party::Brain(index)) {
+                        self.send(&Message::Desired(host, bytes.clone()));
+                    }
                 }
             }
+            Write::Permit(_, host, _) if !self.broker.joins(Party::Host(*host), Party::Brain(index)) => {}
             Write::Permit(_, host, bytes) => {
                 let mut delay = 0;
                 if self.is_faulty() && self.rng.random_ratio(2, 100) {
@@ -121,12 +170,39 @@ impl World {
             }
         }
         if self.rng.random_ratio(1, 2) {
-            // A new connection begins with what is retained.
-            for host in 0..self.hosts.len() {
-                if let Some(bytes) = self.broker.retained() {
-                    self.send(&Message::Desired(host, bytes));
-                }
+            self.connect_all();
+        }
+    }
+
+    /// A new connection begins with what is retained.
+    fn connect_all(&mut self) {
+        for host in 0..self.hosts.len() {
+            if let Some(bytes) = self.broker.retained(Party::Host(host)) {
+                self.send(&Message::Desired(host, bytes));
             }
         }
+    }
+
+    /// The broker falls into two halves that know nothing of each other: everybody stays connected to one of them.
+    pub(super) fn split(&mut self) {
+        if self.broker.other.is_some() {
+            return;
+        }
+        let hosts = self.hosts.iter().map(|_| self.rng.random()).collect();
+        let brains = self.brains.iter().map(|_| self.rng.random()).collect();
+        self.broker.other = Some(Half { state: self.broker.state.clone(), hosts, brains });
+        self.broker.was_split = true;
+        let pause = self.rng.random_range(5_000..180_000);
+        self.at(pause, Happening::Heal);
+    }
+
+    /// One half wins, whichever it is; what the other one took is gone.
+    pub(super) fn heal(&mut self) {
+        if let Some(half) = self.broker.other.take()
+            && self.rng.random()
+        {
+            self.broker.state = half.state;
+        }
+        self.connect_all();
     }
 }

@@ -1,5 +1,6 @@
 //! What one host of the simulated world does: its units obey steps, answer, and are scanned.
 
+use super::broker::Party;
 use super::clock::Clock;
 use super::{Design, Happening, Message, World};
 use rand::Rng as _;
@@ -37,6 +38,8 @@ pub(super) struct Unit {
     pub(super) stopping: bool,
     /// Stopped and kept down by its supervisor.
     held: bool,
+    /// Taken out of work beyond the budget, as somebody has said.
+    pub(super) forced: bool,
     /// Restarts per contents that were wanted at the time.
     restarts: BTreeMap<u64, u32>,
 }
@@ -44,7 +47,7 @@ pub(super) struct Unit {
 impl Unit {
     pub(super) fn new(slot: SlotId, pool: PoolName, root: ProcessIdentity) -> Self {
         let restarts = BTreeMap::new();
-        Self { slot, pool, root: Some(root), loaded: 0, stopping: false, held: false, restarts }
+        Self { slot, pool, root: Some(root), loaded: 0, stopping: false, held: false, forced: false, restarts }
     }
 }
 
@@ -101,7 +104,7 @@ impl World {
             Host::new(machine.name.clone(), incarnation, HostPolicy::default(), machine.disk.clone(), seed, now);
         agent.handle_connected(now);
         machine.agent = Some(agent);
-        if let Some(bytes) = self.broker.retained() {
+        if let Some(bytes) = self.broker.retained(Party::Host(index)) {
             self.send(&Message::Desired(index, bytes));
         }
         self.at(100, Happening::Scan(index));
@@ -146,7 +149,8 @@ impl World {
         let was_idle = agent.intent(&permit.slot).is_none();
         agent.handle_permit(&permit, now);
         let has_begun = was_idle && agent.intent(&permit.slot).is_some();
-        if has_begun && epoch < self.granted_by {
+        // While the broker is in two, each half has a leader, and each counts the hosts of the other as unavailable.
+        if has_begun && epoch < self.granted_by && !self.broker.was_split {
             let law =
                 format!("{} takes a permit of reign {epoch} although {} has granted", permit.slot, self.granted_by);
             self.broke(&law);
@@ -167,7 +171,7 @@ impl World {
                 HostAction::Report(report) => self.report(index, report),
                 HostAction::Ask(ask) => {
                     self.hosts[index].asked = Some(ask.nonce);
-                    self.send(&Message::Up(serde_json::to_vec(&Upward::Ask(ask)).unwrap()));
+                    self.send(&Message::Up(index, serde_json::to_vec(&Upward::Ask(ask)).unwrap()));
                 }
                 HostAction::Look => {
                     let delay = self.rng.random_range(10..200);
@@ -199,7 +203,7 @@ impl World {
             return;
         }
         self.hosts[index].reported = Some(report.clone());
-        self.send(&Message::Up(serde_json::to_vec(&Upward::Report(report)).unwrap()));
+        self.send(&Message::Up(index, serde_json::to_vec(&Upward::Report(report)).unwrap()));
     }
 
     fn step(&mut self, index: usize, slot: &SlotId, step: &Step) {
@@ -259,6 +263,10 @@ impl World {
         let agent = machine.agent.as_ref().unwrap();
         let wanted = wanted(agent.desired());
         let is_restart = agent.intent(&unit.slot).is_some_and(|intent| matches!(intent.purpose, Purpose::Restart(_)));
+        let forced = agent
+            .intent(&unit.slot)
+            .is_some_and(|intent| matches!(&intent.purpose, Purpose::Drain(id) if self.forced.contains(id)));
+        unit.forced |= forced;
         let mut law = None;
         if is_restart {
             let restarts = unit.restarts.entry(wanted).or_default();
@@ -295,6 +303,7 @@ impl World {
         let unit = &mut machine.units[number];
         if unit.root.is_none() && !unit.held {
             unit.root = Some(root);
+            unit.forced = false;
             unit.loaded = machine.source;
             let delay = self.rng.random_range(100..2_000);
             self.at(delay, Happening::Scan(index));

@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// Takes a unit out of work.
+    /// Takes a unit out of work, now and then beyond the budget.
     pub(super) fn drain(&mut self) {
         let Some(index) = self.leader() else { return };
         let host = self.rng.random_range(0..self.hosts.len());
@@ -46,14 +46,16 @@ impl World {
             host: self.hosts[host].name.clone(),
             slot: self.hosts[host].units[number].slot.clone(),
             deadline_ms: None,
-            force: false,
+            force: self.rng.random_ratio(1, 4),
             asked_by: "simulation".into(),
             at_ms: 0,
         };
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut() else { return };
-        if machine.handle_drain(vec![record], now).is_ok() {
+        let is_forced = record.force;
+        if let Ok(ids) = machine.handle_drain(vec![record], now) {
+            self.forced.extend(ids.into_iter().filter(|_| is_forced));
             self.pump_brain(index);
         }
     }
