@@ -25,7 +25,7 @@ use unstale_protocol::coordinator::{
     Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, MaxUnavailable, Record, Refused, Terms,
 };
 use unstale_protocol::fingerprint::Fingerprint;
-use unstale_protocol::ids::{AppName, HostName, Pid, SlotId};
+use unstale_protocol::ids::{AppName, HostName, Pid, SlotId, Version};
 use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
@@ -441,6 +441,7 @@ impl Driver {
                 force: request.force,
                 asked_by: by.to_owned(),
                 at_ms: wall_ms(),
+                since: Version::default(),
             })
             .collect();
         let ids = self.machine.handle_drain(records, self.clock.now()).map_err(|refused| refusal(&refused))?;

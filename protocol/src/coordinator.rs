@@ -147,6 +147,12 @@ struct Host {
 }
 
 impl Host {
+    /// One of which nothing is known, not even that it has nothing.
+    fn unheard() -> Self {
+        let record = HostRecord { apps: Some(BTreeSet::new()), ..HostRecord::default() };
+        Self { record, ..Self::default() }
+    }
+
     /// Tells whether it has said in this life of the coordinator what is up there: a new agent first has to look.
     fn has_spoken(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.scanned)
@@ -181,6 +187,11 @@ pub struct Coordinator {
     author: Salt,
     /// Not all that was desired before this reign may be known.
     partial: bool,
+    /// The newest state of somebody else's that was taken over: whoever wrote it may have granted what this disk lacks.
+    adopted: Version,
+    /// The newest state of its own that the bus held or a host followed. What is above that was only reserved, and does
+    /// not outrank what another has published meanwhile.
+    asserted: Version,
     /// Drains that people took back in this reign.
     released: BTreeSet<DrainId>,
     /// How many hosts another coordinator expected; none where it did not know, or nothing was found of it.
@@ -231,6 +242,8 @@ impl Coordinator {
             seen: Version::default(),
             author: policy.life,
             partial: false,
+            adopted: Version::default(),
+            asserted: Version::default(),
             released: BTreeSet::new(),
             hosts_elsewhere: None,
             has_adopted: false,
@@ -270,8 +283,9 @@ impl Coordinator {
 
     fn remember(&mut self, record: Record) {
         match record {
-            Record::Reign { epoch, generation, lost_hosts, author, partial } => {
+            Record::Reign { epoch, generation, lost_hosts, author, partial, adopted, asserted } => {
                 self.version = self.version.max(Version { epoch, generation });
+                (self.adopted, self.asserted) = (adopted.unwrap_or(self.version), asserted.unwrap_or(self.version));
                 (self.lost_hosts, self.author, self.partial) = (lost_hosts, author, partial);
             }
             Record::Rollout(app, rollout) => {
@@ -322,7 +336,15 @@ impl Coordinator {
 
     fn reign_record(&self) -> Record {
         let Version { epoch, generation } = self.version;
-        Record::Reign { epoch, generation, lost_hosts: self.lost_hosts, author: self.author, partial: self.partial }
+        Record::Reign {
+            epoch,
+            generation,
+            lost_hosts: self.lost_hosts,
+            author: self.author,
+            partial: self.partial,
+            adopted: Some(self.adopted),
+            asserted: Some(self.asserted),
+        }
     }
 
     fn next_generation(&mut self) -> Generation {

@@ -176,7 +176,13 @@ impl Host {
         let accepted = self.desired.version();
         // Two coordinators took the same number: the one that was heard first is kept until one rules above both.
         let is_rival = desired.epoch == accepted.epoch && desired.author != self.desired.author;
-        if desired.version() < accepted || is_rival {
+        // A reign that knows of a state counts on from its generation. One that does not, and does not say so, is told first.
+        let is_unaware =
+            desired.epoch > accepted.epoch && desired.generation <= accepted.generation && !desired.partial;
+        if is_unaware {
+            self.report_at = now;
+        }
+        if desired.version() < accepted || is_rival || is_unaware {
             self.refused = Some(desired.version());
             return;
         }

@@ -133,7 +133,8 @@ pub(super) fn status(machine: &Coordinator, now: Moment) -> api::Status {
         .collect();
     let blocked = machine
         .has_lost_hosts()
-        .then(|| "the list of hosts was lost: say how many there are with `unstale resume APP --hosts N`".to_owned());
+        .then(|| "the list of hosts was lost: say how many there are with `unstale resume APP --hosts N`".to_owned())
+        .or_else(|| machine.apps().find_map(|(app, _)| machine.uncounted(app)));
     api::Status {
         schema: "unstale.status/1".to_owned(),
         epoch: version.epoch.0,
@@ -195,6 +196,9 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
             }
             if of_host.doubled {
                 host.because = Some(DOUBLED.to_owned());
+            } else if of_host.uncounted {
+                let why = format!("how many units of {} it has is not known since the takeover", rollout.app);
+                host.because = Some(why);
             }
             if let Some(app) = &of_host.app {
                 host.apps.insert(

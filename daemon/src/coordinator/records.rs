@@ -76,6 +76,8 @@ mod tests {
             lost_hosts: false,
             author: Salt::default(),
             partial: false,
+            adopted: None,
+            asserted: None,
         };
         let host =
             Record::Host(HostName::new("web-3").unwrap(), Some(unstale_protocol::coordinator::HostRecord::default()));

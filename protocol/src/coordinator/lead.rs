@@ -4,7 +4,7 @@
 //! take over at once. It grants nothing, publishes nothing and obeys no operator. One that leads does so until its lease
 //! ends on its own clock, whatever the store says.
 
-use super::record::{Event, Record, RolloutRecord};
+use super::record::{DrainRecord, Event, Record, RolloutRecord};
 use super::{Action, Coordinator, Refused};
 use crate::fingerprint::Salt;
 use crate::ids::{DrainId, Epoch, Version};
@@ -132,8 +132,11 @@ impl Coordinator {
         let Some(found) = found else { return self.publish_again(now) };
         let version = found.version();
         let is_rival = self.is_rival(version, found.author);
+        if !is_rival && found.author == self.author {
+            self.see_asserted(version);
+        }
         if version < self.version && !is_rival {
-            return self.publish_again(now);
+            return if self.is_beside(found) { self.learn_beside(found, now) } else { self.publish_again(now) };
         }
         if version == self.version && !is_rival {
             if self.standing == Standing::Standby {
@@ -213,9 +216,44 @@ impl Coordinator {
         self.reign(self.seen.epoch.max(self.version.epoch).next(), now);
     }
 
+    /// Asserts the desired state to a host that has not taken it in. Where it has taken in one of an earlier reign that is
+    /// not below in the count of all states, this reign began without knowing of that one.
+    pub(super) fn learn_of_unknown_state(&mut self, accepted: Version, now: Moment) {
+        if accepted.generation < self.version.generation || self.standing == Standing::Standby {
+            return self.publish_again(now);
+        }
+        self.partial = true;
+        self.version.generation = accepted.generation.next();
+        self.count_all_again();
+        self.publish(Vec::new());
+    }
+
     /// Tells whether a state was written under this reign's number by somebody else.
     pub(super) fn is_rival(&self, version: Version, author: Salt) -> bool {
         version.epoch == self.version.epoch && author != self.author && !author.is_unset() && !self.author.is_unset()
+    }
+
+    /// Tells whether a state with a lower number is news all the same: somebody else wrote it after all that this one is
+    /// known to have said, and before its number came to light. A number that was only reserved outranks nothing.
+    fn is_beside(&self, found: &Desired) -> bool {
+        let version = found.version();
+        let is_elses = found.author != self.author && !found.author.is_unset() && !self.author.is_unset();
+        is_elses && version > self.asserted.max(self.adopted) && not_understood(&found.must).is_none()
+    }
+
+    fn learn_beside(&mut self, found: &Desired, now: Moment) {
+        self.adopt(found);
+        if self.standing != Standing::Standby {
+            self.next_generation();
+            self.count_all_again();
+            self.publish(Vec::new());
+        }
+        self.review(now);
+    }
+
+    /// A state of this coordinator's own is out: the bus holds it, or a host follows it.
+    pub(super) fn see_asserted(&mut self, version: Version) {
+        self.asserted = self.asserted.max(version.min(self.version));
     }
 
     /// Returns how many hosts are expected, as others are told.
@@ -235,39 +273,53 @@ impl Coordinator {
             }
             Some(hosts) => self.knew_hosts |= hosts > 0,
             None => {
-                let is_told_elsewhere = unknown_reign || self.has_adopted;
+                let is_told_elsewhere = unknown_reign || self.has_adopted || self.partial;
                 self.lost_hosts |= is_told_elsewhere && !self.knew_hosts && self.policy.expected_hosts.is_empty();
             }
         }
     }
 
     /// Learns what another reign desired. What is told of an app by the later reign holds, but a revision never goes
-    /// back and an abort stays.
+    /// back and an abort stays. A reign that is not later did not know what this one has desired since it last took
+    /// something over: that stays, and nothing goes on that was stopped here.
     fn adopt(&mut self, found: &Desired) {
         let mut records = Vec::new();
+        let version = found.version();
+        let is_later = version > self.version && !self.is_rival(version, found.author);
         for (app, told) in &found.apps {
             let known = self.rollouts.get(app).and_then(|revisions| revisions.values().next_back());
-            if let Some(rollout) = merged(known, told, found.version()) {
+            let is_stopped_here = |known: &RolloutRecord| known.revision == told.revision && known.mode != Mode::Run;
+            if !is_later && told.mode == Mode::Run && known.is_some_and(is_stopped_here) {
+                continue;
+            }
+            if let Some(rollout) = merged(known, told, version) {
                 self.rollouts.entry(app.clone()).or_default().insert(rollout.revision, rollout.clone());
                 records.push(Record::Rollout(app.clone(), rollout));
             }
         }
         let told: BTreeMap<&DrainId, &DesiredDrain> = found.drains.iter().map(|drain| (&drain.id, drain)).collect();
         if !found.partial {
-            let gone: Vec<DrainId> = self.drains.keys().filter(|id| !told.contains_key(id)).cloned().collect();
+            let adopted = self.adopted;
+            let is_gone =
+                |(id, drain): &(&DrainId, &DrainRecord)| !told.contains_key(id) && (is_later || drain.since <= adopted);
+            let gone: Vec<DrainId> = self.drains.iter().filter(is_gone).map(|(id, _)| id.clone()).collect();
             for id in gone {
                 self.drains.remove(&id);
                 records.push(Record::Drain(id, None));
             }
         }
         for (id, drain) in told {
-            let record = self.drains.entry(id.clone()).or_insert_with(|| drain.record());
+            if !is_later && self.released.contains(id) {
+                continue;
+            }
+            let record = self.drains.entry(id.clone()).or_insert_with(|| drain.record(version));
             records.push(Record::Drain(id.clone(), Some(record.clone())));
         }
-        self.partial = found.partial;
+        self.partial = found.partial || (self.partial && version < self.version);
         self.has_adopted = true;
-        if found.version() > self.version {
-            (self.version, self.author) = (found.version(), found.author);
+        self.adopted = self.adopted.max(version);
+        if version > self.version {
+            (self.version, self.author) = (version, found.author);
         }
         records.push(self.reign_record());
         self.actions.push_back(Action::Store(records));
@@ -291,8 +343,9 @@ impl Coordinator {
                 deadline_ms: None,
                 force: false,
             };
-            records.push(Record::Drain(id.clone(), Some(drain.record())));
-            self.drains.insert(id.clone(), drain.record());
+            let record = drain.record(Version { generation: self.version.generation.next(), ..self.version });
+            records.push(Record::Drain(id.clone(), Some(record.clone())));
+            self.drains.insert(id.clone(), record);
         }
         if !records.is_empty() {
             self.next_generation();

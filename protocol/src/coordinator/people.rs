@@ -2,7 +2,7 @@
 
 use super::record::{Broadcast, DrainRecord, MaxUnavailable, Record, RolloutRecord};
 use super::{Accepted, Action, Coordinator, Leadership, Refused, event};
-use crate::ids::{AppName, DrainId, HostName, Revision};
+use crate::ids::{AppName, DrainId, HostName, Revision, Version};
 use crate::message::Mode;
 use crate::time::Moment;
 use std::collections::BTreeMap;
@@ -52,6 +52,10 @@ impl Coordinator {
         let record = rollout.clone();
         let what = if is_same { "announced again" } else { "announced" };
         let event = event(what, &broadcast.app, revision, &broadcast.asked_by);
+        if revision != last {
+            // Nothing may be known yet of what some host has of it.
+            self.count_all_again();
+        }
         self.publish(vec![Record::Rollout(broadcast.app.clone(), record), event]);
         self.review(now);
         Ok(Accepted { revision, is_same })
@@ -169,7 +173,8 @@ impl Coordinator {
         self.must_lead(now)?;
         let mut ids = Vec::new();
         let mut records = Vec::new();
-        for drain in drains {
+        let version = self.version;
+        for mut drain in drains {
             let known = self.drains.iter().find(|(_, old)| old.host == drain.host && old.slot == drain.slot);
             let id = match known {
                 Some((id, _)) => id.clone(),
@@ -179,6 +184,7 @@ impl Coordinator {
                 },
             };
             self.next_drain += 1;
+            drain.since = Version { generation: version.generation.next(), ..version };
             records.push(Record::Drain(id.clone(), Some(drain.clone())));
             self.drains.insert(id.clone(), drain);
             ids.push(id);

@@ -175,11 +175,14 @@ pub struct DrainRecord {
     pub asked_by: String,
     /// Wall clock, for people.
     pub at_ms: u64,
+    /// The desired state that first carried it, as far as it is known here.
+    #[serde(default)]
+    pub since: Version,
 }
 
 impl DesiredDrain {
     /// Returns what is kept of a drain of which only this is known.
-    pub(super) fn record(&self) -> DrainRecord {
+    pub(super) fn record(&self, since: Version) -> DrainRecord {
         DrainRecord {
             host: self.host.clone(),
             slot: self.slot.clone(),
@@ -187,6 +190,7 @@ impl DesiredDrain {
             force: self.force,
             asked_by: "another coordinator".into(),
             at_ms: 0,
+            since,
         }
     }
 }
@@ -217,6 +221,10 @@ pub struct HostRecord {
     /// It said that it was leaving.
     #[serde(default)]
     pub left: bool,
+    /// The apps that it had looked for by then: `pools` has nothing of any other. `None` in records of before this was
+    /// kept, whose pools are taken to be whole.
+    #[serde(default)]
+    pub apps: Option<BTreeSet<AppName>>,
 }
 
 /// One thing that was done or decided, for the record and for those who watch.
@@ -260,6 +268,12 @@ pub enum Record {
         /// Not all that was desired before it may be known.
         #[serde(default)]
         partial: bool,
+        /// The newest state of somebody else's that was taken over; `None` in records of before this was kept.
+        #[serde(default)]
+        adopted: Option<Version>,
+        /// The newest state of this coordinator's own that is known to have gone out; `None` as above.
+        #[serde(default)]
+        asserted: Option<Version>,
     },
     /// A rollout; the one with the highest revision of its app is the current one.
     Rollout(AppName, RolloutRecord),

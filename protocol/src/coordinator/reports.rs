@@ -2,12 +2,12 @@
 
 use super::budget::first_app;
 use super::record::{Event, HostRecord, PermitRecord, Record};
-use super::{Action, Coordinator, Standing, event};
+use super::{Action, Coordinator, Host, Standing, event};
 use crate::host::PERMIT_LIFETIME;
 use crate::ids::{AppName, HostName, PoolName, Revision, SlotId, Version};
 use crate::message::{DoneResult, Mode, Phase, Purpose, Report, SlotReport};
 use crate::time::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Coordinator {
@@ -18,6 +18,9 @@ impl Coordinator {
             return;
         }
         let report = Arc::new(report);
+        if report.author == self.author {
+            self.see_asserted(report.accepted);
+        }
         if self.is_rival(report.accepted, report.author) {
             self.partial = true;
             // What a rival desired under this number is not known here, however low its version.
@@ -27,7 +30,7 @@ impl Coordinator {
             self.partial = true;
             self.learn_of_later_reign(report.accepted, now);
         } else if report.accepted < self.version {
-            self.publish_again(now);
+            self.learn_of_unknown_state(report.accepted, now);
         }
         let mut records = self.take_in(&report, now);
         self.free_permits(&report, &mut records);
@@ -47,7 +50,7 @@ impl Coordinator {
     /// Orders reports by (incarnation counter, sequence). The same counter with other random bytes means two
     /// agents of one name: neither is judged.
     fn is_news(&mut self, report: &Report) -> bool {
-        let host = self.hosts.entry(report.host.clone()).or_default();
+        let host = self.hosts.entry(report.host.clone()).or_insert_with(Host::unheard);
         match host.record.incarnation {
             Some(known) if report.incarnation.counter < known.counter => false,
             Some(known) if report.incarnation.counter == known.counter && report.incarnation != known => {
@@ -83,6 +86,7 @@ impl Coordinator {
             pools: pools_of(report, &host.record.pools),
             incarnation: Some(report.incarnation),
             left: report.leaving,
+            apps: apps_of(report, host.record.apps.as_ref()),
         };
         if host.record != record {
             host.record = record.clone();
@@ -167,6 +171,16 @@ fn pools_of(report: &Report, known: &BTreeMap<PoolName, u32>) -> BTreeMap<PoolNa
         }
     }
     pools
+}
+
+/// Returns the apps whose units `pools_of` counts: those that were looked for, now or when the app was last heard of.
+fn apps_of(report: &Report, known: Option<&BTreeSet<AppName>>) -> Option<BTreeSet<AppName>> {
+    if !report.scanned {
+        return known.cloned();
+    }
+    let is_known = |app: &AppName| known.is_some_and(|known| known.contains(app));
+    let looked_for = report.apps.iter().filter(|(name, app)| !app.unseen || is_known(name));
+    Some(looked_for.map(|(name, _)| name.clone()).collect())
 }
 
 fn is_over(permit: &PermitRecord, slot: Option<&SlotReport>, report: &Report) -> bool {

@@ -81,6 +81,9 @@ pub struct HostStatus {
     pub silent: bool,
     /// Two agents answer to its name.
     pub doubled: bool,
+    /// It was not heard since the takeover, and what it has of the app is not known: no unit of the app is restarted.
+    #[serde(default)]
+    pub uncounted: bool,
     /// How far the app has come there, where it was reported.
     pub app: Option<AppReport>,
     /// The highest desired state it has accepted.
@@ -175,6 +178,7 @@ impl Coordinator {
                     .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
                 silent: self.is_silent(host, now),
                 doubled: host.is_some_and(|host| host.doubled),
+                uncounted: self.tally.uncounted().get(app).is_some_and(|hosts| hosts.contains(name)),
                 app: app_report,
                 accepted: host.and_then(|host| host.report.as_ref()).map(|report| report.accepted),
             });
@@ -237,7 +241,8 @@ impl Coordinator {
             }
         }
         if !open.is_empty() {
-            return Outcome::InProgress(join(&open));
+            let withheld = self.uncounted(&status.app);
+            return Outcome::InProgress(join(&withheld.into_iter().chain(open).collect::<Vec<_>>()));
         }
         let units = &status.units;
         if units.failed > 0 || units.blocked > 0 {
@@ -351,6 +356,18 @@ impl Coordinator {
     /// Returns the outstanding permits.
     pub fn permits(&self) -> impl Iterator<Item = (&HostName, &SlotId, &PermitRecord)> {
         self.permits.iter()
+    }
+
+    /// Says which hosts may have units of the app under action that are not known here, so that none is restarted before
+    /// they are heard or forgotten; `None` where there are none.
+    pub fn uncounted(&self, app: &AppName) -> Option<String> {
+        let hosts = self.tally.uncounted().get(app)?;
+        let first = hosts.first()?;
+        let others = if hosts.len() > 1 { format!(" and {} more", hosts.len() - 1) } else { String::new() };
+        Some(format!(
+            "no unit of {app} is restarted: {first}{others} did not report since the takeover, and how many it has there is \
+             not known; `unstale forget host:{first}` if it will not come back"
+        ))
     }
 
     /// Tells whether grants wait for an operator to say how many hosts there are.

@@ -1,7 +1,7 @@
 //! What the pools of the fleet have and what of it is in use, host by host, so that no decision walks the fleet.
 
-use super::{Coordinator, Host};
-use crate::ids::{HostName, PoolName};
+use super::{Coordinator, Host, RolloutRecord};
+use crate::ids::{AppName, HostName, PoolName, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Units of one pool: all of them, and those that use its budget.
@@ -16,6 +16,8 @@ pub(super) struct Share {
 pub(super) struct Tally {
     pools: BTreeMap<PoolName, Share>,
     hosts: BTreeMap<HostName, Vec<(PoolName, Share)>>,
+    /// Hosts that may have units of an app that are not counted.
+    uncounted: BTreeMap<AppName, BTreeSet<HostName>>,
 }
 
 impl Tally {
@@ -50,6 +52,23 @@ impl Tally {
         before.into_iter().chain(shares).map(|(pool, _)| pool).collect()
     }
 
+    /// Takes the apps of which a host may have units that are not counted. Returns whether there are fewer than before.
+    fn set_uncounted(&mut self, host: &HostName, apps: &BTreeSet<AppName>) -> bool {
+        let mut are_fewer = false;
+        self.uncounted.retain(|app, hosts| {
+            are_fewer |= !apps.contains(app) && hosts.remove(host);
+            !hosts.is_empty()
+        });
+        for app in apps {
+            self.uncounted.entry(app.clone()).or_default().insert(host.clone());
+        }
+        are_fewer
+    }
+
+    pub(super) fn uncounted(&self) -> &BTreeMap<AppName, BTreeSet<HostName>> {
+        &self.uncounted
+    }
+
     pub(super) fn hosts(&self) -> impl Iterator<Item = &HostName> {
         self.hosts.keys()
     }
@@ -74,6 +93,28 @@ impl Coordinator {
             .collect();
         let changed = self.tally.set(name, shares);
         self.requests.look_again(changed);
+        let uncounted = self.hosts.get(name).map_or_else(BTreeSet::new, |host| self.uncounted_at(host));
+        if self.tally.set_uncounted(name, &uncounted) {
+            self.requests.look_again_at_all();
+        }
+    }
+
+    /// Returns the apps of which the host may have units under action that nobody here knows of. It was not heard in this
+    /// reign, when it was last heard it had not looked for them, and somebody else may have granted since. What this disk
+    /// has announced and granted alone is known without the host.
+    fn uncounted_at(&self, host: &Host) -> BTreeSet<AppName> {
+        let Some(looked_for) = host.record.apps.as_ref().filter(|_| !self.is_heard(host) && !host.record.left) else {
+            return BTreeSet::new();
+        };
+        let may_be_granted_elsewhere = |revisions: &BTreeMap<Revision, RolloutRecord>| {
+            let first = revisions.values().next();
+            self.partial || first.is_some_and(|rollout| rollout.since.epoch <= self.adopted.epoch)
+        };
+        let apps = self
+            .rollouts
+            .iter()
+            .filter(|(app, revisions)| !looked_for.contains(*app) && may_be_granted_elsewhere(revisions));
+        apps.map(|(app, _)| app.clone()).collect()
     }
 
     /// Counts everybody again: what was heard before a reign does not count in it.

@@ -112,9 +112,10 @@ impl Host {
                 all_settled &= settled;
             }
         }
+        let unseen = !self.scanned || app.view.revision != app.revision;
         let waiting = if self.unsupported.is_some() {
             Some("the desired state needs a newer agent".to_owned())
-        } else if !self.scanned || app.view.revision != app.revision {
+        } else if unseen {
             Some("not looked yet".to_owned())
         } else if let Some(why) = &app.view.waiting {
             Some(why.clone())
@@ -132,6 +133,7 @@ impl Host {
             revision: app.revision,
             converged: waiting.is_none() && all_settled && app.is_proven_right(),
             waiting,
+            unseen,
             source: app.view.source.clone(),
             units,
             untracked: app.view.untracked,

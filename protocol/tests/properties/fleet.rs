@@ -252,6 +252,7 @@ impl Fleet {
                     force,
                     asked_by: "test".into(),
                     at_ms: 0,
+                    since: Version::default(),
                 };
                 let done = self.machine.handle_drain(vec![record], now);
                 self.obeyed(done.is_ok());

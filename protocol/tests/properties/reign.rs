@@ -1,5 +1,8 @@
 //! Coordinators that take over from each other: what one learns of the other, and what it waits for.
 
+#[path = "reign/beside.rs"]
+mod beside;
+
 use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{
     Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, Leadership, Lease, Outcome, Record, Refused, Terms,
@@ -189,6 +192,7 @@ fn drain(seat: &mut Seat, name: &str, now: u64) -> DrainId {
         force: false,
         asked_by: "test".into(),
         at_ms: 0,
+        since: Version::default(),
     };
     let ids = seat.machine.handle_drain(vec![record], Moment(now)).unwrap();
     seat.act();
@@ -290,6 +294,7 @@ fn what_is_drained_stays_so_although_nobody_remembers_who_asked() {
     second.hear(&drained("web-1", 2, &reign, &id), 30);
     assert_eq!(second.last().drains.iter().map(|drain| &drain.id).collect::<Vec<_>>(), [&id]);
     let reign = second.last().clone();
+    second.machine.handle_stated_hosts(1, Moment(40)).unwrap();
     second.hear(&drained("web-1", 3, &reign, &id), 2 * MINUTE);
     assert!(!second.last().partial, "every host has spoken");
     second.machine.handle_undrain(&id, Moment(2 * MINUTE)).unwrap();

@@ -256,10 +256,18 @@ impl Site {
 
     fn hear(&mut self, desired: &Desired) {
         self.host.handle_desired(desired, self.moment());
-        if desired.version() < self.book.accepted {
+        let accepted = self.book.accepted;
+        let is_unaware = desired.epoch > accepted.epoch && desired.generation <= accepted.generation;
+        if desired.version() < accepted || is_unaware {
             self.book.owes_refusal = Some(desired.version());
+        } else {
+            self.book.accepted = desired.version();
         }
-        self.book.accepted = self.book.accepted.max(desired.version());
+        if is_unaware {
+            // The report says so, and the coordinator counts on from there.
+            self.wanted.generation = self.wanted.generation.max(accepted.generation);
+            self.publish();
+        }
         let apps = &self.host.desired().apps;
         self.book.right.retain(|name, (revision, ..)| apps.get(name).is_some_and(|app| app.revision == *revision));
     }

@@ -281,8 +281,8 @@ impl World {
             several(self, 5, &|_| Happening::BreakBroker);
         }
         if self.faults.splits {
-            // Reports name no pools before their app is announced. A leader that takes over in one half by then counts
-            // nothing for a host in the other half that it has not heard since.
+            // An app that is announced for the first time in one half, and in the other one as well, is two: neither
+            // leader can know what the other one's hosts have of it.
             let at = self.rng.random_range(POOLS_KNOWN_MS..FAULTS_END_MS);
             self.at(at, Happening::Split);
         }

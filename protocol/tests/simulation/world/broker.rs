@@ -58,6 +58,10 @@ impl Broker {
         now < self.down_until
     }
 
+    pub(super) fn is_split(&self) -> bool {
+        self.other.is_some()
+    }
+
     pub(super) fn wipe(&mut self) {
         self.state = State::default();
         if let Some(half) = &mut self.other {

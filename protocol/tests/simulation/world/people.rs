@@ -4,6 +4,7 @@ use super::{Happening, World, digest};
 use rand::Rng as _;
 use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{Broadcast, DrainRecord, Terms};
+use unstale_protocol::ids::Version;
 
 impl World {
     /// Announces the next contents, or the newest again where they were lost.
@@ -39,6 +40,10 @@ impl World {
 
     /// Takes a unit out of work, now and then beyond the budget.
     pub(super) fn drain(&mut self) {
+        // What one half of a broker in two is told is thrown away with it, and hosts cannot know.
+        if self.broker.is_split() {
+            return;
+        }
         let Some(index) = self.leader() else { return };
         let host = self.rng.random_range(0..self.hosts.len());
         let number = self.rng.random_range(0..self.hosts[host].units.len());
@@ -49,6 +54,7 @@ impl World {
             force: self.rng.random_ratio(1, 4),
             asked_by: "simulation".into(),
             at_ms: 0,
+            since: Version::default(),
         };
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
