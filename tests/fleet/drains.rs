@@ -39,10 +39,10 @@ fn units_of_a_fleet_are_drained_by_any_selector_within_the_budget_and_survive_ki
     assert_eq!(stand, ["drained", "waiting"], "{said:#}");
     assert_eq!(fleet.hosts.iter().filter(|host| is_stopped(host)).count(), 1);
 
-    // It is on disk, on both sides.
-    fleet.kill_coordinator();
+    // It is on disk, on both sides. The agents first: what the new coordinator hears is then of their new lives.
     fleet.kill_agent(0);
     fleet.kill_agent(1);
+    fleet.kill_coordinator();
     fleet.wait_for("every host was looked at", |status| {
         array(status, "hosts").iter().filter(|host| host["scanned"] == true).count() == HOSTS.len()
     });
