@@ -45,6 +45,7 @@ fn delete_every_key(fleet: &Fleet) {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn every_key_of_redis_may_be_deleted_in_the_middle_of_a_rollout() {
     goes_on_though_all_is_deleted(Bus::on_redis, delete_every_key);
 }
@@ -79,6 +80,7 @@ fn delete_every_queue(fleet: &Fleet) {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn everything_in_rabbitmq_may_be_deleted_in_the_middle_of_a_rollout() {
     goes_on_though_all_is_deleted(Bus::on_rabbitmq, delete_every_queue);
 }
@@ -88,6 +90,7 @@ fn begin_watched() -> Rollout {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_rollout_goes_on_after_sentinels_failover() {
     let mut rollout = begin_watched();
     rollout.fleet.bus.watched().kill_the_primary();
@@ -98,6 +101,7 @@ fn a_rollout_goes_on_after_sentinels_failover() {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_rollout_goes_on_after_a_failover_to_a_copy_that_is_old() {
     let place = Place::new();
     let bus = Bus::Watched(Box::new(Watched::start(&place)));
@@ -114,6 +118,7 @@ fn a_rollout_goes_on_after_a_failover_to_a_copy_that_is_old() {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_rollout_goes_on_after_a_failover_to_a_copy_that_is_empty() {
     let mut rollout = begin_watched();
     rollout.finish_first();

@@ -77,11 +77,13 @@ fn goes_on_under_another_one(fleet: &Fleet) {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_coordinator_on_redis_that_was_paused_and_woken_grants_nothing_while_another_one_leads() {
     goes_on_under_another_one(&Fleet::start(&HOSTS));
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run fleet:: -- --ignored"]
 fn a_coordinator_on_rabbitmq_that_was_paused_and_woken_grants_nothing_while_another_one_leads() {
     goes_on_under_another_one(&Fleet::start_on_rabbitmq(&HOSTS));
 }
