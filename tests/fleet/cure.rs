@@ -102,24 +102,15 @@ fn a_program_that_its_supervisor_does_not_bring_back_by_itself_is_started_again(
 
 #[test]
 fn a_worker_without_supervisor_is_brought_back_by_the_configured_start_command() {
-    use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
     let venv = venv(&newest(), "worker");
     let app = App::new(&place, "shop");
     let command = celery_command(&venv, 1);
     let worker = start_alone(&place, &app, "worker", &command);
     worker.wait_for_log("ready.", 30);
-    let environment: Vec<String> =
-        app.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
     let script = place.join("start-worker");
-    let text = format!(
-        "#!/bin/sh\n{}setsid {} >{} 2>&1 </dev/null &\n",
-        environment.concat(),
-        command.join(" "),
-        place.join("again.log").display()
-    );
-    fs::write(&script, text).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let log = place.join("again.log");
+    app.script(&script, &format!("setsid {} >{} 2>&1 </dev/null &", command.join(" "), log.display()));
     let configuration =
         format!("{QUICK}[[units]]\nslot = \"celery/none/*\"\nstart = [{script:?}]\ndirectory = {:?}\n", app.code);
     let up = Up::start_with(&place, &configuration);

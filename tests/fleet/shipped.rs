@@ -137,12 +137,8 @@ fn what_a_start_command_has_started_is_no_part_of_the_agents_service() {
     let place = Place::new();
     let app = App::new(&place, "shop");
     let command = celery_command(&venv(&newest(), "worker"), 1);
-    let environment: Vec<String> =
-        app.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
     let (script, log) = (place.join("start-worker"), place.join("worker.log"));
-    let words = [environment.concat(), format!("exec {} >>{} 2>&1 </dev/null\n", command.join(" "), log.display())];
-    fs::write(&script, format!("#!/bin/sh\n{}", words.concat())).expect("a script");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("its mode");
+    app.script(&script, &format!("exec {} >>{} 2>&1 </dev/null", command.join(" "), log.display()));
     let unit = format!("[[units]]\nslot = \"celery/none/*\"\nstart = [{script:?}]\ndirectory = {:?}\n", app.code);
     let installed = Installed::start_in(place, &format!("[agent]\nsurvival_window = \"2s\"\n{unit}"));
     installed.drop_in("unstale-agent.service", "start-commands.conf", START_COMMANDS);

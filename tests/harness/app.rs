@@ -95,6 +95,14 @@ impl App {
         ]
     }
 
+    /// Writes a program that sets that environment and goes on with a line of the shell.
+    pub(crate) fn script(&self, path: &Path, line: &str) {
+        let environment: Vec<String> =
+            self.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        fs::write(path, format!("#!/bin/sh\n{}{line}\n", environment.concat())).expect("a script");
+        fs::set_permissions(path, Permissions::from_mode(0o755)).expect("its mode");
+    }
+
     /// A command that runs in the directory of the code with that environment.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = plain_command(program);

@@ -4,6 +4,7 @@
 //! `sched-stats.rst`), at the moment when it gets one. Threads that were asleep before a read began, and whose counts
 //! are the same later, have done nothing in between; and nobody else writes to where a Python keeps its classes.
 
+use crate::procfs::Stat;
 use std::fs;
 use unstale_protocol::ids::Pid;
 
@@ -44,9 +45,7 @@ fn times(schedstat: &str) -> Option<u64> {
 
 /// Tells whether the state in `/proc/PID/task/TID/stat`, proc(5), is "running"; a thread that cannot be told is.
 fn is_running(stat: &[u8]) -> bool {
-    // The name of the program may hold anything, parentheses included.
-    let after = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
-    after.is_none_or(|state| *state == b'R')
+    Stat::parse(stat).is_none_or(|stat| stat.state == 'R')
 }
 
 #[cfg(test)]
@@ -62,8 +61,9 @@ mod tests {
 
     #[test]
     fn a_program_name_cannot_pretend_to_sleep() {
-        assert!(is_running(b"7 (a) S ) R 1 7 7"));
-        assert!(!is_running(b"7 (a) R ) S 1 7 7"));
+        let line = |name_and_state: &str| format!("7 ({name_and_state}{}", " 1".repeat(49)).into_bytes();
+        assert!(is_running(&line("a) S ) R")));
+        assert!(!is_running(&line("a) R ) S")));
         assert!(is_running(b"7 (python"));
         assert!(is_running(b"7 (python)"));
     }

@@ -35,10 +35,10 @@ impl Coordinator {
 
     /// Grants what waits in a pool while it has room.
     fn fill(&mut self, pool: &PoolName) {
-        let mut last = None;
         if !self.is_counted(pool) {
             return;
         }
+        let mut last = None;
         while self.used(pool) < self.most(pool) {
             let Some(key) = self.requests.next_in(pool, last.as_ref()) else { return };
             self.try_grant(&key);
@@ -110,9 +110,13 @@ impl Coordinator {
     /// Tells whether no host may have units in the pool that are not counted. A pool that does not begin with the name of
     /// an app, as those that configuration names, may have units of any.
     fn is_counted(&self, pool: &PoolName) -> bool {
+        let uncounted = self.tally.uncounted();
+        if uncounted.is_empty() {
+            return true;
+        }
         let owner = pool.as_str().split('/').next().unwrap_or_default();
         let is_of_one = self.rollouts.keys().any(|app| app.as_str() == owner);
-        self.tally.uncounted().keys().all(|app| is_of_one && app.as_str() != owner)
+        is_of_one && uncounted.keys().all(|app| app.as_str() != owner)
     }
 
     /// Returns how many units of the pool may be unavailable for this purpose.
