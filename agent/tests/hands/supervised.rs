@@ -29,6 +29,26 @@ def note(what, name):
         log.write(what + " " + name + "\n")
 "#;
 
+/// Sends the tasks that its arguments name, `NAME SECONDS` each. A message is moved to its queue whole: Kombu makes the
+/// file first and writes it afterwards, and a worker that looks in between would take it empty.
+const SEND: &str = r#"
+import os, sys, tempfile
+import app
+with tempfile.TemporaryDirectory(dir=app.here) as outgoing:
+    app.app.conf.broker_transport_options["data_folder_out"] = outgoing
+    for name, seconds in zip(sys.argv[1::2], sys.argv[2::2]):
+        app.work.delay(name, float(seconds))
+    for name in os.listdir(outgoing):
+        os.rename(os.path.join(outgoing, name), os.path.join(app.queue, name))
+"#;
+
+/// Sends tasks, each with its name and its seconds, to the workers of an app in `directory`.
+pub(crate) fn send(venv: &Path, directory: &Path, tasks: &[&str]) {
+    let mut command = Command::new(venv.join("bin/python"));
+    let status = command.args(["-c", SEND]).args(tasks).current_dir(directory).status().unwrap();
+    assert!(status.success(), "the tasks cannot be sent");
+}
+
 pub(crate) struct Supervisord {
     // Ended before its directory is removed.
     pub(crate) running: Running,
@@ -83,10 +103,7 @@ impl Supervisord {
 
     /// Sends a task.
     pub(crate) fn send(&self, name: &str, seconds: f64) {
-        let script = format!("import app; app.work.delay({name:?}, {seconds})");
-        let mut command = Command::new(self.venv.join("bin/python"));
-        let status = command.args(["-c", &script]).current_dir(&self.scratch.path).status().unwrap();
-        assert!(status.success(), "the task cannot be sent");
+        send(&self.venv, &self.scratch.path, &[name, &seconds.to_string()]);
     }
 
     /// Waits until the tasks' log has `line`.

@@ -147,9 +147,7 @@ async fn running_tasks_survive_a_kill_mode_that_would_lose_them() {
         (in_hand(&unit, &UnitFacts::of(&unit)).idle.len() == 2).then_some(unit)
     })
     .await;
-    let send = "import app; app.work.delay('a', 4); app.work.delay('b', 4)";
-    let mut command = Command::new(venv.join("bin/python"));
-    assert!(command.args(["-c", send]).current_dir(&systemd.scratch.path).status().unwrap().success());
+    crate::supervised::send(&venv, &systemd.scratch.path, &["a", "4", "b", "4"]);
     eventually("both tasks run", async || (systemd.scratch.read("log").lines().count() == 2).then_some(())).await;
     let hands = systemd.hands();
     let plan = systemd.plan(&hands, &unit).await.unwrap();
