@@ -64,6 +64,8 @@ pub struct Discovery {
     programs: BTreeMap<ProcessIdentity, String>,
     users: BTreeMap<u32, String>,
     looks: u64,
+    /// The next look asks about every process there is.
+    is_thorough: bool,
     /// The last answer, as long as it is the same.
     last: Option<Arc<Scan>>,
 }
@@ -71,7 +73,12 @@ pub struct Discovery {
 impl Discovery {
     /// Returns a discovery that has seen nothing yet.
     pub fn new() -> Self {
-        Self::default()
+        Self { is_thorough: true, ..Self::default() }
+    }
+
+    /// Lets the next look take nothing for known that the kernel can be asked about.
+    pub fn recheck(&mut self) {
+        self.is_thorough = true;
     }
 
     /// Remembers the name `GROUP:PROGRAM` of the process that a supervisord started, as it says itself.
@@ -89,7 +96,7 @@ impl Discovery {
     pub async fn scan(&mut self, reader: &mut Reader) -> Result<Arc<Scan>, child::Error> {
         let before: Vec<(ProcessIdentity, Pid)> = self.relations().collect();
         // What stands between a worker and its supervisor is looked at again with everything else.
-        let is_whole = self.looks.is_multiple_of(RECHECK_LOOKS);
+        let is_whole = self.is_thorough || self.looks.is_multiple_of(RECHECK_LOOKS);
         let asked = self.list();
         let is_same = !is_whole && asked.is_empty() && before.into_iter().eq(self.relations());
         if let Some(last) = self.last.as_mut().filter(|_| is_same) {
@@ -113,19 +120,22 @@ impl Discovery {
     }
 
     /// Brings the list of processes up to date. Most looks only see who came and who went: a number that has a new
-    /// owner within a few looks is noticed at the next whole one, a worker's own at once.
+    /// owner at once is noticed within a few looks, a worker's own at the next. A kernel thread's is asked about in a
+    /// thorough look only: there are many, and they never turn into anything else.
     fn refresh(&mut self) {
         let kind = ProcessRefreshKind::nothing().without_tasks();
         let now = procfs::pids().unwrap_or_default();
-        if now.is_empty() || self.looks.is_multiple_of(RECHECK_LOOKS) {
+        let is_thorough = std::mem::take(&mut self.is_thorough);
+        if now.is_empty() || is_thorough {
             self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
             return;
         }
         let known = self.system.processes();
+        let is_recheck = self.looks.is_multiple_of(RECHECK_LOOKS);
         let came = now.iter().map(|pid| sysinfo::Pid::from_u32(pid.0)).filter(|pid| !known.contains_key(pid));
         let may_change = known
             .iter()
-            .filter(|(pid, process)| process.run_time() < YOUNG_S || !now.contains(&Pid(pid.as_u32())))
+            .filter(|(pid, process)| (is_recheck && !is_kernel(process)) || !now.contains(&Pid(pid.as_u32())))
             .map(|(pid, _)| *pid);
         let some: Vec<sysinfo::Pid> = came.chain(may_change).collect();
         if some.is_empty() {
@@ -141,8 +151,7 @@ impl Discovery {
         let mut asked = Vec::new();
         let mut alive = BTreeMap::new();
         for (pid, process) in self.system.processes() {
-            let is_kernel = process.thread_kind() == Some(ThreadKind::Kernel);
-            if is_kernel || matches!(process.status(), sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead) {
+            if is_kernel(process) || matches!(process.status(), sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead) {
                 continue;
             }
             let pid = Pid(pid.as_u32());
@@ -245,6 +254,10 @@ impl Discovery {
             unnamed: assembled.unnamed,
         }
     }
+}
+
+fn is_kernel(process: &sysinfo::Process) -> bool {
+    process.thread_kind() == Some(ThreadKind::Kernel)
 }
 
 fn is_python(facts: &Facts) -> bool {

@@ -104,6 +104,11 @@ impl Eyes {
         self.is_in_a_hurry = true;
     }
 
+    /// Lets the next list of processes rest on nothing that was known of them.
+    pub fn recheck(&mut self) {
+        self.discovery.recheck();
+    }
+
     /// Lists processes and the units they form.
     ///
     /// # Errors

@@ -151,6 +151,9 @@ impl Surveyor {
     /// # Errors
     /// [`child::Error`] where the reader had no answer.
     pub async fn survey(&mut self, asked: &Asked) -> Result<Arc<Survey>, child::Error> {
+        if asked.full {
+            self.eyes.recheck();
+        }
         let listed = self.eyes.units().await?;
         if let Some(last) = &self.last
             && !asked.full
