@@ -151,7 +151,9 @@ impl Discovery {
         let mut asked = Vec::new();
         let mut alive = BTreeMap::new();
         for (pid, process) in self.system.processes() {
-            if is_kernel(process) || matches!(process.status(), sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead) {
+            if is_kernel(process)
+                || matches!(process.status(), sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead)
+            {
                 continue;
             }
             let pid = Pid(pid.as_u32());

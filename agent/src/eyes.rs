@@ -9,6 +9,7 @@ mod directory;
 mod preflight;
 mod sight;
 mod summaries;
+mod views;
 
 pub use claims::{AppRules, Claim, Claims, Directory, KnownManifest};
 pub(crate) use claims::{Seen, lies_below};
@@ -153,7 +154,7 @@ impl Eyes {
         }
         self.sights = seen;
         self.without_enum.retain(|identity, _| self.sights.contains_key(identity));
-        self.summaries.end_look();
+        self.summaries.end_look(again);
     }
 
     /// Looks once at those processes of `units` that are wanted.
@@ -161,7 +162,7 @@ impl Eyes {
         let wanted: Vec<(&Unit, &Process)> = processes(units).filter(|(_, process)| is_wanted(process)).collect();
         let sights = self.sights_of(&wanted, options, &[]).await;
         self.sights.extend(sights);
-        self.summaries.end_look();
+        self.summaries.end_look(true);
     }
 
     /// Tells whether everything that was seen needs no second look.

@@ -1,6 +1,7 @@
 //! The code that a process would load at its next start: found, fetched, parsed and evaluated.
 
 use super::summaries::{State, Summaries, Summarised};
+use super::views::{Basis, Round};
 use crate::bytecode::header;
 use crate::files::FileFacts;
 use crate::judge::{BytecodeState, CodeView, Fit, ModuleView, fit};
@@ -35,8 +36,8 @@ pub(super) struct Code<'a> {
 }
 
 /// One module on its way to a [`ModuleView`].
-#[derive(Clone, Debug, Default)]
-struct Found {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
     /// The name under which other modules import it.
     name: String,
     imported_from: Option<String>,
@@ -50,7 +51,7 @@ struct Found {
 }
 
 /// Bytecode that CPython would use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Pyc {
     path: String,
     facts: FileFacts,
@@ -69,7 +70,7 @@ impl Code<'_> {
             .collect();
         let query = self.query(interpreter, reading.modules.clone());
         let key = self.key(&query, &holding, interpreter);
-        if let Some(view) = self.summaries.view(&key) {
+        if let Some(view) = self.summaries.views.shared(&key) {
             return view;
         }
         let identity = self.process.identity;
@@ -98,9 +99,18 @@ impl Code<'_> {
         self.fill(Some(turn), interesting.collect(), interpreter).await;
         let mut unloaded = Self::unloaded(reading, &loaded, manifests);
         self.fill(None, unloaded.values_mut().collect(), interpreter).await;
+        if let Some(before) = self.summaries.views.basis(&key)
+            && before.loaded == loaded
+            && before.unloaded == unloaded
+            && self.finds_again(interpreter, &before.helpers).await
+            && let Some(view) = self.summaries.views.confirm(&key)
+        {
+            return view;
+        }
         let helpers = self.helpers(interpreter, loaded.values().chain(unloaded.values())).await;
-        let view = Arc::new(evaluate(interpreter, loaded, unloaded, &helpers));
-        self.summaries.keep_view(key, Arc::clone(&view));
+        let basis = Basis { loaded, unloaded, helpers };
+        let view = Arc::new(evaluate(interpreter, &basis));
+        self.summaries.views.keep(key, Arc::clone(&view), basis);
         view
     }
 
@@ -220,11 +230,7 @@ impl Code<'_> {
     }
 
     /// Modules that others import names from, found as the next start would find them.
-    async fn helpers<'f>(
-        &mut self,
-        interpreter: &Interpreter,
-        known: impl Iterator<Item = &'f Found>,
-    ) -> BTreeMap<String, Found> {
+    async fn helpers<'f>(&mut self, interpreter: &Interpreter, known: impl Iterator<Item = &'f Found>) -> Vec<Round> {
         let mut project = Project::new(interpreter.version);
         let mut names = BTreeSet::new();
         for found in known.filter(|found| found.facts.is_some()) {
@@ -232,7 +238,7 @@ impl Code<'_> {
             names.insert(found.name.clone());
         }
         let interest = names.clone();
-        let mut helpers: BTreeMap<String, Found> = BTreeMap::new();
+        let mut rounds = Vec::new();
         for _ in 0..ROUNDS_MAX {
             let missing: BTreeSet<String> = interest
                 .iter()
@@ -244,24 +250,42 @@ impl Code<'_> {
                 break;
             }
             names.extend(missing.iter().cloned());
-            let query = self.query(interpreter, missing.iter().map(LoadedModule::unloaded).collect());
-            let Ok(lookup) = self.reader.turn().await.find(self.process.identity, query).await else { break };
-            let mut found: Vec<Found> = lookup
-                .findings
-                .into_iter()
-                .map(|finding| {
-                    let (next, problem) = place(&finding.next);
-                    Found { name: finding.module, next, problem, in_image: finding.in_image, ..Found::default() }
-                })
-                .filter(|found| found.next.as_deref().is_some_and(is_first_party))
-                .collect();
-            self.fill(None, found.iter_mut().collect(), interpreter).await;
-            for module in found {
-                insert(&mut project, &module);
-                helpers.insert(module.name.clone(), module);
+            let found = self.find_missing(interpreter, &missing).await;
+            let is_over = found.is_none();
+            found.iter().flatten().for_each(|module| insert(&mut project, module));
+            rounds.push(Round { missing, found });
+            if is_over {
+                break;
             }
         }
-        helpers
+        rounds
+    }
+
+    /// Looks one round of missing modules up; `None` where the reader has no answer.
+    async fn find_missing(&mut self, interpreter: &Interpreter, missing: &BTreeSet<String>) -> Option<Vec<Found>> {
+        let query = self.query(interpreter, missing.iter().map(LoadedModule::unloaded).collect());
+        let lookup = self.reader.turn().await.find(self.process.identity, query).await.ok()?;
+        let mut found: Vec<Found> = lookup
+            .findings
+            .into_iter()
+            .map(|finding| {
+                let (next, problem) = place(&finding.next);
+                Found { name: finding.module, next, problem, in_image: finding.in_image, ..Found::default() }
+            })
+            .filter(|found| found.next.as_deref().is_some_and(is_first_party))
+            .collect();
+        self.fill(None, found.iter_mut().collect(), interpreter).await;
+        Some(found)
+    }
+
+    /// Tells whether these rounds would find today what they found.
+    async fn finds_again(&mut self, interpreter: &Interpreter, rounds: &[Round]) -> bool {
+        for round in rounds {
+            if round.found.is_none() || self.find_missing(interpreter, &round.missing).await != round.found {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -393,38 +417,34 @@ fn insert(project: &mut Project, found: &Found) {
 }
 
 /// Evaluates source and, where it would be used, bytecode, and says which bytecode is stale.
-fn evaluate(
-    interpreter: &Interpreter,
-    loaded: BTreeMap<String, Found>,
-    unloaded: BTreeMap<String, Found>,
-    helpers: &BTreeMap<String, Found>,
-) -> CodeView {
+fn evaluate(interpreter: &Interpreter, basis: &Basis) -> CodeView {
+    let helpers: Vec<&Found> = basis.helpers.iter().filter_map(|round| round.found.as_ref()).flatten().collect();
+    let all = || basis.loaded.values().chain(basis.unloaded.values()).chain(helpers.iter().copied());
     let mut source = Project::new(interpreter.version);
-    for found in loaded.values().chain(unloaded.values()).chain(helpers.values()) {
+    for found in all() {
         insert(&mut source, found);
     }
     let mut compiled = source.clone();
-    for found in loaded.values().chain(unloaded.values()).chain(helpers.values()) {
+    for found in all() {
         if let (Some(Pyc { what: Ok(summary), .. }), Some(_)) = (&found.pyc, &found.source) {
             compiled.insert(found.name.clone(), kind(found), Arc::clone(summary));
         }
     }
-    let view = |found: Found| Arc::new(module_view(&source, &compiled, found, helpers));
-    CodeView {
-        modules: loaded.into_iter().map(|(key, found)| (key, view(found))).collect(),
-        unloaded: unloaded.into_iter().map(|(path, found)| (path, view(found))).collect(),
-        problem: None,
-    }
+    let views = |modules: &BTreeMap<String, Found>| {
+        let view = |found| Arc::new(module_view(&source, &compiled, found, &helpers));
+        modules.iter().map(|(key, found)| (key.clone(), view(found))).collect()
+    };
+    CodeView { modules: views(&basis.loaded), unloaded: views(&basis.unloaded), problem: None }
 }
 
-fn module_view(source: &Project, compiled: &Project, found: Found, helpers: &BTreeMap<String, Found>) -> ModuleView {
+fn module_view(source: &Project, compiled: &Project, found: &Found, helpers: &[&Found]) -> ModuleView {
     let evaluated = if found.source.is_some() { source.definitions(&found.name) } else { Evaluated::default() };
-    let bytecode = bytecode_state(source, compiled, &found, &evaluated, helpers);
+    let bytecode = bytecode_state(source, compiled, found, &evaluated, helpers);
     ModuleView {
-        imported_from: found.imported_from,
-        next: found.next,
-        next_resolved: found.resolved,
-        problem: found.problem,
+        imported_from: found.imported_from.clone(),
+        next: found.next.clone(),
+        next_resolved: found.resolved.clone(),
+        problem: found.problem.clone(),
         in_image: found.in_image,
         source: evaluated,
         bytecode,
@@ -436,7 +456,7 @@ fn bytecode_state(
     compiled: &Project,
     found: &Found,
     evaluated: &Evaluated,
-    helpers: &BTreeMap<String, Found>,
+    helpers: &[&Found],
 ) -> BytecodeState {
     let together = if found.source.is_some() { compiled.definitions(&found.name) } else { Evaluated::default() };
     let Some(why) = crate::judge::difference(evaluated, &together) else {
@@ -457,7 +477,7 @@ fn bytecode_state(
         };
     };
     // Its own bytecode, or that of a module it takes names from: the one whose replacement alone makes the difference.
-    let proven = [found].into_iter().chain(helpers.values()).find(|candidate| {
+    let proven = [found].into_iter().chain(helpers.iter().copied()).find(|candidate| {
         let Some(Pyc { what: Ok(summary), .. }) = &candidate.pyc else { return false };
         let mut alone = source.clone();
         alone.insert(candidate.name.clone(), kind(candidate), Arc::clone(summary));

@@ -1,14 +1,14 @@
 //! Summaries of files, kept by what the file is: parsed once, however many processes load it.
 
+use super::views::Views;
 use crate::files::FileFacts;
-use crate::judge::CodeView;
 use crate::parser;
 use crate::python::ir::Summary;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use unstale_protocol::ids::PythonVersion;
 
-/// How many looks an unused summary is kept for.
+/// How many full looks an unused summary is kept for.
 const KEPT_LOOKS: u64 = 3;
 
 /// What a file's content came to.
@@ -51,8 +51,9 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(super) struct Summaries {
     kept: BTreeMap<State, Kept>,
-    /// Whole views of this look, by what they were made from.
-    views: BTreeMap<String, Arc<CodeView>>,
+    /// What was made from them.
+    pub(super) views: Views,
+    /// How many full looks there were.
     look: u64,
 }
 
@@ -68,19 +69,13 @@ impl Summaries {
         self.kept.insert(state, Kept { what, header, used_at: self.look });
     }
 
-    pub(super) fn view(&self, key: &str) -> Option<Arc<CodeView>> {
-        self.views.get(key).cloned()
-    }
-
-    pub(super) fn keep_view(&mut self, key: String, view: Arc<CodeView>) {
-        self.views.insert(key, view);
-    }
-
-    /// Forgets what the last few looks did not use.
-    pub(super) fn end_look(&mut self) {
-        self.look = self.look.saturating_add(1);
-        self.views.clear();
-        let look = self.look;
-        self.kept.retain(|_, kept| look.saturating_sub(kept.used_at) <= KEPT_LOOKS);
+    /// Ends a look. A full one forgets what the last few did not use: any other sees only what is new.
+    pub(super) fn end_look(&mut self, full: bool) {
+        self.views.end_look(full);
+        if full {
+            self.look = self.look.saturating_add(1);
+            let look = self.look;
+            self.kept.retain(|_, kept| look.saturating_sub(kept.used_at) <= KEPT_LOOKS);
+        }
     }
 }
