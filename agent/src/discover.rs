@@ -1,6 +1,6 @@
 //! Which Python processes are there, and which of them form a unit?
 //!
-//! [`Discovery`] keeps the list between two looks, so that a look costs one `stat` per process and details are
+//! [`Discovery`] keeps the list between two looks, so that a look costs at most one `stat` per process and details are
 //! asked from the reader only for those that are new or have changed. Command lines name and group processes;
 //! whether they are fresh is decided by their memory alone. Called by the agent's loop every two seconds, and
 //! by `inspect` once.
@@ -19,7 +19,7 @@ use crate::process::{Process, Unit};
 use crate::procfs::{self, Facts, Interpreter};
 use crate::reader::Reader;
 use command::Nature;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
 use units::{Ancestor, Family, Known};
@@ -31,6 +31,9 @@ const YOUNG_S: u64 = 60;
 const RECHECK_LOOKS: u64 = 8;
 /// And with all details every so many looks.
 const DETAILS_LOOKS: u64 = 64;
+/// A worker beside which no process came or went can only have ended unnoticed by its parent, or have executed something
+/// else: that is looked for every so many looks.
+const CALM_LOOKS: u64 = 4;
 
 /// The answer of one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +61,8 @@ struct Stranger {
 #[derive(Debug, Default)]
 pub struct Discovery {
     system: System,
+    /// All numbers of processes at the last look.
+    listed: BTreeSet<Pid>,
     python: BTreeMap<Pid, Known>,
     strangers: BTreeMap<Pid, Stranger>,
     numbers: slot::Numbers,
@@ -121,14 +126,16 @@ impl Discovery {
 
     /// Brings the list of processes up to date. Most looks only see who came and who went: a number that has a new
     /// owner at once is noticed within a few looks, a worker's own at the next. A kernel thread's is asked about in a
-    /// thorough look only: there are many, and they never turn into anything else.
-    fn refresh(&mut self) {
+    /// thorough look only: there are many, and they never turn into anything else. Returns whether nobody came or went.
+    fn refresh(&mut self) -> bool {
         let kind = ProcessRefreshKind::nothing().without_tasks();
         let now = procfs::pids().unwrap_or_default();
+        let is_calm = now == self.listed;
+        self.listed.clone_from(&now);
         let is_thorough = std::mem::take(&mut self.is_thorough);
         if now.is_empty() || is_thorough {
             self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
-            return;
+            return false;
         }
         let known = self.system.processes();
         let is_recheck = self.looks.is_multiple_of(RECHECK_LOOKS);
@@ -138,15 +145,15 @@ impl Discovery {
             .filter(|(pid, process)| (is_recheck && !is_kernel(process)) || !now.contains(&Pid(pid.as_u32())))
             .map(|(pid, _)| *pid);
         let some: Vec<sysinfo::Pid> = came.chain(may_change).collect();
-        if some.is_empty() {
-            return;
+        if !some.is_empty() {
+            self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&some), true, kind);
         }
-        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&some), true, kind);
+        is_calm
     }
 
     /// Lists all processes, drops what has ended, and returns those whose details are needed.
     fn list(&mut self) -> Vec<Pid> {
-        self.refresh();
+        let is_calm = self.refresh();
         self.looks = self.looks.wrapping_add(1);
         let mut asked = Vec::new();
         let mut alive = BTreeMap::new();
@@ -166,7 +173,8 @@ impl Discovery {
             let is_young = age_s < YOUNG_S;
             let is_turn = is_young || turn.is_multiple_of(RECHECK_LOOKS);
             if self.python.contains_key(&pid) {
-                if self.is_changed(pid, is_turn) {
+                let is_due = !is_calm || is_young || turn.is_multiple_of(CALM_LOOKS);
+                if is_due && self.is_changed(pid, is_turn) {
                     asked.push(pid);
                 }
             } else if let Some(stranger) = self.strangers.get_mut(&pid) {
