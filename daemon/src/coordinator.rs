@@ -429,8 +429,10 @@ impl Driver {
         if chosen.is_empty() {
             return Err(self.no_unit());
         }
+        let unseen = answers::unseen(self.status().hosts, &request.selectors);
         if request.dry_run {
-            return Ok(answers::drains(chosen.iter().map(answers::would_drain).collect()));
+            let drains = answers::drains(chosen.iter().map(answers::would_drain).collect());
+            return Ok(api::Drains { unseen, ..drains });
         }
         let records = chosen
             .into_iter()
@@ -446,7 +448,7 @@ impl Driver {
             .collect();
         let ids = self.machine.handle_drain(records, self.clock.now()).map_err(|refused| refusal(&refused))?;
         let asked = self.machine.drains().into_iter().filter(|drain| ids.contains(&drain.id));
-        Ok(answers::drains(asked.map(|drain| answers::drain(&drain)).collect()))
+        Ok(api::Drains { unseen, ..answers::drains(asked.map(|drain| answers::drain(&drain)).collect()) })
     }
 
     fn no_unit(&self) -> api::Refusal {

@@ -220,6 +220,18 @@ pub(crate) struct Drains {
     pub(crate) schema: String,
     /// Slots that are, or are to be, out of work; after an undrain those that were given back.
     pub(crate) drains: Vec<Drain>,
+    /// Hosts that may have further units of what was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unseen: Vec<Unseen>,
+}
+
+/// A host whose units are not all known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unseen {
+    /// Which.
+    pub(crate) host: String,
+    /// Why they are not.
+    pub(crate) because: String,
 }
 
 /// One drain.

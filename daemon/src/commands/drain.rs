@@ -53,7 +53,8 @@ async fn drain(args: DrainArgs, log: LogArgs, client: &Client, afterwards: After
     let asked: Drains = client.post("/v1/drains", &request).await?;
     if args.detach || args.dry_run {
         print(&asked, args.output.output);
-        return Ok(if asked.drains.is_empty() { Exit::Unknown } else { Exit::Clean });
+        let is_whole = !asked.drains.is_empty() && asked.unseen.is_empty();
+        return Ok(if is_whole { Exit::Clean } else { Exit::Unknown });
     }
     let wait = Wait { client, limit: args.timeout.limit(), grace: args.grace.and_then(Span::limit), log, afterwards };
     let (drains, ended) = wait.run(&asked).await?;
@@ -82,7 +83,7 @@ async fn undrain(args: &UndrainArgs, log: LogArgs, client: &Client, afterwards: 
     if chosen.is_empty() {
         bail!("no drained unit matches; `unstale status` lists them");
     }
-    let mut asked = Drains { schema: "unstale.drain/1".to_owned(), drains: Vec::new() };
+    let mut asked = Drains { schema: "unstale.drain/1".to_owned(), ..Drains::default() };
     for drain in chosen {
         let answer: Drains = client.delete(&format!("/v1/drains/{}", encoded(&drain.id))).await?;
         asked.drains.extend(answer.drains);
@@ -215,9 +216,9 @@ fn print(drains: &Drains, form: Output) {
 }
 
 fn exit(drains: &Drains) -> Exit {
-    if drains.drains.is_empty() {
-        // Nothing was taken out of work, so nothing is proven.
-        return Exit::Unknown;
+    if drains.drains.iter().any(|drain| drain.standing == DrainStanding::Failed) {
+        return Exit::Stale;
     }
-    if drains.drains.iter().any(|drain| drain.standing == DrainStanding::Failed) { Exit::Stale } else { Exit::Clean }
+    // Where nothing was taken out of work, or not everything could be, nothing is proven.
+    if drains.drains.is_empty() || !drains.unseen.is_empty() { Exit::Unknown } else { Exit::Clean }
 }

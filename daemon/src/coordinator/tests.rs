@@ -7,7 +7,7 @@ use crate::cli::{AppTarget, Selector};
 use crate::control::{self, Asker, Caller};
 use crate::store::{StateDir, Which};
 use std::collections::BTreeMap;
-use unstale_protocol::ids::{HostName, Revision, SchemaVersion};
+use unstale_protocol::ids::{HostName, Incarnation, Revision, SchemaVersion, Version};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::message::Desired;
 
@@ -133,6 +133,47 @@ async fn what_is_not_there_is_refused_with_advice() {
         long.meta = BTreeMap::from([("k".into(), "x".repeat(NOTE_MAX_BYTES + 1))]);
         let refused = asker.ask(|answer| Command::Broadcast(Box::new(long), caller(), answer)).await.unwrap_err();
         assert_eq!(refused.code, "note-too-long");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_names_the_hosts_whose_units_are_not_known() {
+    let slot = serde_json::json!({
+        "slot": "celery/systemd:w.service", "unit": "celery:7:1:1", "identity": null, "pools": [], "phase": "up",
+        "apps": {"shop": {"verdict": "fresh", "cure": "none"}}, "because": "",
+    });
+    let report = |host: &str, scanned: bool, slots: &[&serde_json::Value], omitted: u32| {
+        let zero = serde_json::to_value(Version::default()).unwrap();
+        let incarnation =
+            serde_json::to_value(Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() })
+                .unwrap();
+        serde_json::json!({
+            "kind": "report", "host": host, "incarnation": incarnation, "sequence": 1, "clock": 0,
+            "accepted": zero, "apps": {}, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
+        })
+    };
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        for report in [report("known", true, &[&slot], 0), report("new", false, &[], 0), report("here", true, &[], 3)] {
+            let closed = seal().close(Channel::Report, &report.to_string()).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
+        }
+        // Whoever asks may be answered before the bus is heard.
+        while asker.ask(Command::Status).await.unwrap().hosts.iter().any(|host| host.reported_ms_ago.is_none()) {}
+        let drain = async |selector: &str| {
+            let drain = serde_json::from_value(serde_json::json!({"selectors": [selector], "dry_run": true})).unwrap();
+            let drains = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap();
+            assert_eq!(drains.drains.iter().map(|drain| drain.host.as_str()).collect::<Vec<_>>(), ["known"]);
+            let unseen = drains.unseen.into_iter().map(|unseen| format!("{}: {}", unseen.host, unseen.because));
+            unseen.collect::<Vec<_>>()
+        };
+        let wide =
+            ["here: its report leaves 3 of its slots out", "new: it has not been looked at since its agent started"];
+        assert_eq!(drain("app:shop").await, wide);
+        assert_eq!(drain("host:known").await, [""; 0]);
+        assert_eq!(drain("slot:celery/systemd:w.service").await, [""; 0]);
     })
     .await;
 }

@@ -6,7 +6,13 @@ use std::fmt::Write as _;
 
 /// Returns the answer for people.
 pub(crate) fn text(drains: &Drains) -> String {
-    if drains.drains.is_empty() { "No unit matches.\n".to_owned() } else { lines(&drains.drains) }
+    let mut out = if drains.drains.is_empty() { "No unit matches.\n".to_owned() } else { lines(&drains.drains) };
+    for unseen in &drains.unseen {
+        let unknown = style::doubtful("unknown");
+        let (host, because) = (plain(&unseen.host), plain(&unseen.because));
+        writeln!(out, "  {unknown}  what else is on {host}: {because}").unwrap_or_default();
+    }
+    out
 }
 
 /// Returns one line per drain.

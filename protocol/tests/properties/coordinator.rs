@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Law};
 use proptest::prelude::*;
-use unstale_protocol::coordinator::Leadership;
+use unstale_protocol::coordinator::{Leadership, MaxUnavailable};
 use unstale_protocol::message::{DoneResult, Mode};
 use unstale_protocol::verdict::Verdict;
 
@@ -246,6 +246,37 @@ proptest! {
     fn the_driver_is_never_called_at_once_again(story in stories()) {
         keeps(&story, Law::Spin)?;
     }
+}
+
+/// What a story seldom comes to is told on purpose.
+fn told(begun: bool, inputs: Vec<Input>) -> Fleet {
+    let story =
+        Story { configured: false, foreign: false, begun, canary: false, second_reign: false, leased: false, inputs };
+    run(&story)
+}
+
+#[test]
+fn where_nobody_holds_the_app_nothing_is_proven() {
+    let announced = Input::Broadcast { app: 0, variant: 0, canary: false };
+    let fleet = told(false, vec![announced, Input::Wait(69_000), Input::Wait(2_000), Input::Wait(60_000)]);
+    assert_eq!(fleet.broken, []);
+}
+
+#[test]
+fn a_fleet_with_a_silent_host_is_not_proven() {
+    let fresh = (0..6).map(|number| Input::Judge(number / 2, number % 2, Verdict::Fresh));
+    let heard = [Input::Round, Input::Wait(100_000), Input::Say(1), Input::Say(2)];
+    let silence = [Input::Wait(79_000), Input::Wait(2_000)];
+    let fleet = told(true, fresh.chain(heard).chain(silence).collect());
+    assert_eq!(fleet.broken, []);
+}
+
+#[test]
+fn of_several_units_one_always_stays() {
+    let of = |limit: &str, total| limit.parse::<MaxUnavailable>().unwrap().of(total);
+    assert_eq!([0, 1, 2, 3, 9].map(|total| of("3", total)), [1, 1, 1, 2, 3]);
+    assert_eq!([0, 1, 2, 3, 9].map(|total| of("100%", total)), [1, 1, 1, 2, 8]);
+    assert_eq!([1, 9, 10, 39].map(|total| of("10%", total)), [1, 1, 1, 3]);
 }
 
 #[test]
