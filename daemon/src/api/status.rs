@@ -215,6 +215,7 @@ pub(crate) struct WhyFinding {
 
 /// `unstale.drain/1`: what a drain or an undrain came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the contract's names")]
 pub(crate) struct Drains {
     /// `unstale.drain/1`.
     pub(crate) schema: String,
