@@ -15,6 +15,7 @@ mod network;
 mod noise;
 mod paused;
 mod phases;
+mod pools;
 mod shipped;
 mod silent;
 mod ten;

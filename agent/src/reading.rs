@@ -80,6 +80,8 @@ pub struct Interpreter {
     pub optimize: u8,
     /// `sqlalchemy.__version__`, where loaded.
     pub sqlalchemy: Option<String>,
+    /// `celery.__version__`, where loaded.
+    pub celery: Option<String>,
 }
 
 /// A module in `sys.modules`.

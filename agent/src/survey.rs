@@ -451,12 +451,8 @@ impl Surveyor {
 
     /// Returns what is known of a unit for planning its restart.
     pub fn facts(&self, unit: &Unit, of_root: Option<&BTreeMap<AppName, WorkerJudged>>) -> UnitFacts {
-        let mut facts = UnitFacts::of(unit);
-        let Some(root) = unit.root() else { return facts };
-        if let Some(interpreter) = self.eyes.seen(&root.identity).and_then(|sight| sight.reading.interpreter.as_ref()) {
-            facts.argv.clone_from(&interpreter.argv);
-            facts.orig_argv.clone_from(&interpreter.orig_argv);
-        }
+        let root = unit.root().and_then(|root| self.eyes.seen(&root.identity));
+        let mut facts = UnitFacts::of(unit).with_interpreter(root.and_then(|sight| sight.reading.interpreter.as_ref()));
         facts.root_holds = of_root.map(|apps| {
             apps.values()
                 .flat_map(|judged| &judged.enums)

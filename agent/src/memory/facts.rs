@@ -58,6 +58,7 @@ pub(crate) fn read(heap: &mut Heap<'_>, sysdict: u64, modules: &Modules) -> Resu
         dont_write_bytecode,
         optimize,
         sqlalchemy: module_text(heap, modules, "sqlalchemy", "__version__")?,
+        celery: module_text(heap, modules, "celery", "__version__")?,
     })
 }
 

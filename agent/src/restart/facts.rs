@@ -1,6 +1,7 @@
 //! What is known of a unit from its memory and from procfs, beyond the unit itself.
 
 use crate::process::Unit;
+use crate::reading::Interpreter;
 use serde::{Deserialize, Serialize};
 
 /// How a Celery worker runs its tasks: `-P`.
@@ -52,6 +53,17 @@ impl UnitFacts {
             titled: root.titled,
             ..Self::default()
         }
+    }
+
+    /// Adds what the root's interpreter says, where its memory was read.
+    #[must_use]
+    pub fn with_interpreter(mut self, interpreter: Option<&Interpreter>) -> Self {
+        if let Some(interpreter) = interpreter {
+            self.argv.clone_from(&interpreter.argv);
+            self.orig_argv.clone_from(&interpreter.orig_argv);
+            self.celery_version.clone_from(&interpreter.celery);
+        }
+        self
     }
 
     /// Returns Celery's pool: as told, else as the command line says, else prefork.

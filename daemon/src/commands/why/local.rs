@@ -13,7 +13,7 @@ use unstale_agent::display::escape;
 use unstale_agent::eyes::Eyes;
 use unstale_agent::inspect::{InspectOptions, InspectedWorker, inspect};
 use unstale_agent::process::Unit;
-use unstale_agent::restart::{Hands, UnitFacts};
+use unstale_agent::restart::{Hands, Plan, Refusal, UnitFacts};
 use unstale_agent::supervisor::Reach;
 use unstale_protocol::ids::{Pid, SlotId};
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -56,12 +56,15 @@ pub(super) async fn look(target: &Selector, config: &Config) -> anyhow::Result<W
     let hands = Hands::new(Reach::default());
     let mut findings = Vec::new();
     for (unit, workers) in units.values() {
-        findings.push(finding(host.as_str(), unit, workers, &hands, config).await);
+        let root = unit.root().and_then(|root| eyes.seen(&root.identity));
+        let facts = UnitFacts::of(unit).with_interpreter(root.and_then(|sight| sight.reading.interpreter.as_ref()));
+        let plan = hands.plan(unit, &facts, &config.units).await;
+        findings.push(finding(host.as_str(), unit, workers, plan));
     }
     Ok(Why { schema: "unstale.why/1".to_owned(), target: target.to_string(), findings })
 }
 
-async fn finding(host: &str, unit: &Unit, workers: &[InspectedWorker], hands: &Hands, config: &Config) -> WhyFinding {
+fn finding(host: &str, unit: &Unit, workers: &[InspectedWorker], plan: Result<Plan, Refusal>) -> WhyFinding {
     let worst = workers.iter().max_by_key(|worker| worker.judged.verdict);
     let verdict = worst.and_then(|worker| worker.judged.verdict);
     let because = match (worst, verdict) {
@@ -70,7 +73,7 @@ async fn finding(host: &str, unit: &Unit, workers: &[InspectedWorker], hands: &H
         _ => "it holds no enum of an app".to_owned(),
     };
     let cure = workers.iter().map(|worker| worker.judged.cure).max().unwrap_or(Cure::None);
-    let (means, next) = match hands.plan(unit, &UnitFacts::of(unit), &config.units).await {
+    let (means, next) = match plan {
         Ok(plan) => (format!("it would be restarted by: {}", plan.means), next(cure, None)),
         Err(refusal) => (refusal.to_string(), next(cure, Some(&refusal.to_string()))),
     };
