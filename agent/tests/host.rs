@@ -9,18 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use unstale_agent::child::{self, Child, Program};
 use unstale_agent::discover::{Discovery, Scan, app_packages};
+use unstale_agent::eyes::{Eyes, LookOptions, Sight};
 use unstale_agent::files;
 use unstale_agent::lookup::{Located, Query, StartFrom};
 use unstale_agent::parser::{Item, Parser};
 use unstale_agent::process::{Kind, Supervisor, Unit};
 use unstale_agent::reader::{self, Reader};
 use unstale_agent::reading::{Outcome, ReadOptions};
-use unstale_protocol::ids::{Pid, PythonVersion};
+use unstale_protocol::ids::{Pid, ProcessIdentity, PythonVersion};
 
 const PART: &str = env!("CARGO_BIN_EXE_unstale-part");
 
+fn part(name: &str) -> Program {
+    Program { path: PART.into(), args: vec![name.to_owned()] }
+}
+
 fn reader() -> Reader {
-    Reader::new(Program { path: PART.into(), args: vec!["__reader".to_owned()] })
+    Reader::new(part("__reader"))
 }
 
 /// A process that is killed when the test ends, however it ends.
@@ -151,7 +156,7 @@ fn a_reader_can_read_and_nothing_else() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_helper_that_misbehaves_is_replaced() {
     async fn check(part: &str, expected: &str) {
-        let mut child = Child::new("test", Program { path: PART.into(), args: vec![part.to_owned()] });
+        let mut child = Child::new("test", self::part(part));
         for starts in 1..=2 {
             let answer: Result<Vec<u8>, _> = child.ask(&"hello", Duration::from_millis(300)).await;
             let error = format!("{:?}", answer.expect_err(part));
@@ -200,7 +205,7 @@ async fn a_killed_helper_is_replaced_without_an_error() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn one_hostile_file_does_not_spoil_the_batch() {
-    let mut parser = Parser::new(Program { path: PART.into(), args: vec!["__parser".to_owned()] });
+    let mut parser = Parser::new(part("__parser"));
     let good = Item::Source(b"import enum\nclass A(enum.Enum):\n    X = 1\n".to_vec());
     let deep = |start: &str, middle: &str, end: &str| {
         Item::Source(format!("{start}{}{end}", middle.repeat(60_000)).into_bytes())
@@ -432,4 +437,54 @@ async fn eventually(condition: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the condition holds in time");
+}
+
+fn eyes() -> Eyes {
+    Eyes::new(part("__reader"), part("__parser"))
+}
+
+/// Looks at everything, or at what is new, and returns what is known of one process.
+async fn sight(eyes: &mut Eyes, identity: ProcessIdentity, again: bool) -> Arc<Sight> {
+    let listed = eyes.units().await.expect("units");
+    let mut units = listed.units.clone();
+    units.retain(|unit| unit.processes.iter().any(|process| process.identity == identity));
+    eyes.look(&units, &LookOptions::default(), &[], again).await;
+    Arc::clone(eyes.seen(&identity).expect("it is seen"))
+}
+
+/// The source of the module's only enum, as it is shown.
+fn shown(sight: &Sight) -> String {
+    format!("{:?}", sight.code.modules.get("shop.enums").expect("the module").source.enums)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_view_of_code_is_kept_until_any_file_behind_it_changes() {
+    let directory = tempfile::tempdir().expect("directory");
+    let write = |name: &str, text: &str| tree(directory.path(), &[(&format!("shop/{name}"), text)]);
+    write("__init__.py", "");
+    write("labels.py", "LABEL = 'first'\n");
+    write("enums.py", "import enum\nfrom shop.labels import LABEL\nclass Crm(enum.Enum):\n    HUBSPOT = LABEL\n");
+    let program = "import sys, time\nsys.dont_write_bytecode = True\nfrom shop import enums\n\
+        print('up', flush=True)\ntime.sleep(600)\n";
+    let started = python(directory.path(), &["-c", program]);
+    let identity = reader::identify(started.pid()).expect("identity");
+    let mut eyes = eyes();
+    let first = sight(&mut eyes, identity, true).await;
+    assert!(shown(&first).contains("first"), "{}", shown(&first));
+    sight(&mut eyes, identity, false).await;
+    let second = sight(&mut eyes, identity, true).await;
+    assert!(Arc::ptr_eq(&first.code, &second.code), "nothing has changed");
+    // A module that the enum's module takes a name from, and that holds no enum itself.
+    write("labels.py", "LABEL = 'second'\n");
+    let third = sight(&mut eyes, identity, true).await;
+    assert!(shown(&third).contains("second"), "{}", shown(&third));
+    let fourth = sight(&mut eyes, identity, true).await;
+    assert!(Arc::ptr_eq(&third.code, &fourth.code), "nothing has changed");
+    write("enums.py", "import enum\nclass Crm(enum.Enum):\n    HUBSPOT = 'third'\n");
+    let fifth = sight(&mut eyes, identity, true).await;
+    assert!(shown(&fifth).contains("third"), "{}", shown(&fifth));
+    std::fs::remove_file(directory.path().join("shop/enums.py")).expect("removed");
+    let sixth = sight(&mut eyes, identity, true).await;
+    let module = sixth.code.modules.get("shop.enums").expect("the module");
+    assert!(module.problem.as_ref().is_some_and(|why| why.contains("its source is gone")), "{module:?}");
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything that a view was made from, beside the interpreter's version, which is part of the query.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Basis {
     /// Modules of the process, by their key in `sys.modules`.
     pub(super) loaded: BTreeMap<String, Found>,
@@ -18,7 +18,7 @@ pub(super) struct Basis {
 }
 
 /// One round of looking up what is missing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Round {
     /// The names that were looked up.
     pub(super) missing: BTreeSet<String>,
@@ -47,21 +47,14 @@ impl Views {
         self.kept.get(query).filter(|kept| kept.sure_at == self.look).map(|kept| Arc::clone(&kept.view))
     }
 
-    /// Returns what the view of an earlier look was made from.
-    pub(super) fn basis(&self, query: &str) -> Option<Arc<Basis>> {
-        self.kept.get(query).map(|kept| Arc::clone(&kept.basis))
+    /// Returns a view of an earlier look, with what it was made from.
+    pub(super) fn earlier(&self, query: &str) -> Option<(Arc<CodeView>, Arc<Basis>)> {
+        self.kept.get(query).map(|kept| (Arc::clone(&kept.view), Arc::clone(&kept.basis)))
     }
 
-    /// Returns the view of an earlier look, whose basis is the same now.
-    pub(super) fn confirm(&mut self, query: &str) -> Option<Arc<CodeView>> {
-        let kept = self.kept.get_mut(query)?;
-        kept.sure_at = self.look;
-        Some(Arc::clone(&kept.view))
-    }
-
-    /// Keeps a view with what it was made from.
-    pub(super) fn keep(&mut self, query: String, view: Arc<CodeView>, basis: Basis) {
-        self.kept.insert(query, Kept { view, basis: Arc::new(basis), sure_at: self.look });
+    /// Keeps a view that this look has made, or made sure of.
+    pub(super) fn keep(&mut self, query: String, view: Arc<CodeView>, basis: Arc<Basis>) {
+        self.kept.insert(query, Kept { view, basis, sure_at: self.look });
     }
 
     /// Ends a look; after a full one, forgets what it did not need.

@@ -53,8 +53,7 @@ async fn drain(args: DrainArgs, log: LogArgs, client: &Client, afterwards: After
     let asked: Drains = client.post("/v1/drains", &request).await?;
     if args.detach || args.dry_run {
         print(&asked, args.output.output);
-        let is_whole = !asked.drains.is_empty() && asked.unseen.is_empty();
-        return Ok(if is_whole { Exit::Clean } else { Exit::Unknown });
+        return Ok(if is_whole(&asked) { Exit::Clean } else { Exit::Unknown });
     }
     let wait = Wait { client, limit: args.timeout.limit(), grace: args.grace.and_then(Span::limit), log, afterwards };
     let (drains, ended) = wait.run(&asked).await?;
@@ -219,6 +218,11 @@ fn exit(drains: &Drains) -> Exit {
     if drains.drains.iter().any(|drain| drain.standing == DrainStanding::Failed) {
         return Exit::Stale;
     }
-    // Where nothing was taken out of work, or not everything could be, nothing is proven.
-    if drains.drains.is_empty() || !drains.unseen.is_empty() { Exit::Unknown } else { Exit::Clean }
+    if is_whole(drains) { Exit::Clean } else { Exit::Unknown }
+}
+
+/// Tells whether these are all that was asked for: where nothing was taken out of work, or not everything could be,
+/// nothing is proven.
+fn is_whole(drains: &Drains) -> bool {
+    !drains.drains.is_empty() && drains.unseen.is_empty()
 }
