@@ -215,24 +215,27 @@ impl Host {
     fn forget_other_contents(&mut self, desired: &Desired) {
         for (name, wanted) in &desired.apps {
             let known = self.desired.apps.get(name).and_then(|app| app.fingerprint);
-            if let (Some(known), Some(app)) = (known, self.apps.get_mut(name))
-                && wanted.fingerprint.is_some_and(|fingerprint| fingerprint != known)
-            {
-                *app = App::new(wanted.revision);
+            if known.is_some_and(|known| wanted.fingerprint.is_some_and(|fingerprint| fingerprint != known)) {
+                self.apps.remove(name);
             }
         }
     }
 
     fn follow_desired_apps(&mut self, now: Moment) {
         self.apps.retain(|name, _| self.desired.apps.contains_key(name));
+        let mut tried_again = BTreeSet::new();
         for (name, wanted) in &self.desired.apps {
-            let app = self.apps.entry(name.clone()).or_insert_with(|| App::new(wanted.revision));
+            let new = || App::new(wanted.revision, wanted.attempt, now);
+            let app = self.apps.entry(name.clone()).or_insert_with(new);
             if app.revision != wanted.revision {
-                *app = App::new(wanted.revision);
+                *app = new();
+            }
+            if app.follow_attempt(wanted.attempt, now) {
+                tried_again.insert(name.clone());
             }
         }
         for (id, slot) in &mut self.slots {
-            slot.follow_attempts(id, &self.desired.apps, self.policy.restart, now);
+            slot.follow_attempts(id, &self.desired.apps, &tried_again, self.policy.restart, now);
         }
     }
 

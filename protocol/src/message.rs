@@ -265,7 +265,8 @@ pub struct AppReport {
     /// Why not, for people, where no slot says so: `looking again at bytecode`, `manifest not here yet`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
-    /// The host was not looked at since the app was announced: its units may be missing from the pools.
+    /// The host was not looked at since the app was announced, or announced again: its units may be missing from the
+    /// pools, and what is said of them is of before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unseen: bool,
     /// What the source on this host is, where it is not what is wanted.

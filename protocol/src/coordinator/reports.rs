@@ -224,7 +224,9 @@ fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Reco
     for (name, app) in &after.apps {
         let last = before.and_then(|report| report.apps.get(name));
         let was_converged = last.is_some_and(|last| last.converged && last.revision == app.revision);
-        if app.converged != was_converged && (app.converged || last.is_some_and(|last| last.revision == app.revision)) {
+        // An attempt that no look has answered yet is no news of the units.
+        let is_news = app.converged != was_converged && !app.unseen;
+        if is_news && (app.converged || last.is_some_and(|last| last.revision == app.revision)) {
             let what = if app.converged { "host converged" } else { "host reopened" };
             let Record::Event(mut record) = event(what, name, app.revision, app.waiting.as_deref().unwrap_or(""))
             else {

@@ -287,6 +287,10 @@ impl Coordinator {
         if app.converged {
             return None;
         }
+        if app.unseen {
+            // Its counts are of before this attempt.
+            return Some(app.waiting.clone().unwrap_or_else(|| "looking again".to_owned()));
+        }
         let units = &app.units;
         if units.acting > 0 || units.stale > 0 {
             let acting = (units.acting > 0).then(|| format!("{} under way", counted(units.acting, "unit")));

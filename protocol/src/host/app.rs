@@ -1,7 +1,7 @@
 //! One app on one host: when its files were first right, what is to be purged, when to look again.
 
 use super::input::{AppView, PurgeResult, Scan};
-use crate::ids::Revision;
+use crate::ids::{Generation, Revision};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,6 +17,9 @@ const REFUSED_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) revision: Revision,
+    attempt: Generation,
+    /// A new attempt is answered by a full look that began after it was heard of: until then, when that was.
+    awaited_since: Option<Moment>,
     pub(super) view: AppView,
     /// When a look first found all files right, without a contradiction since.
     right_since: Option<Moment>,
@@ -29,9 +32,11 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) fn new(revision: Revision) -> Self {
+    pub(super) fn new(revision: Revision, attempt: Generation, now: Moment) -> Self {
         Self {
             revision,
+            attempt,
+            awaited_since: Some(now),
             view: AppView::default(),
             right_since: None,
             looked_twice: false,
@@ -42,10 +47,30 @@ impl App {
         }
     }
 
+    /// Follows the attempt. Returns whether it is a new one: what was found before it, also why something cannot be
+    /// restarted, may have been mended meanwhile.
+    pub(super) fn follow_attempt(&mut self, attempt: Generation, now: Moment) -> bool {
+        if attempt <= self.attempt {
+            return false;
+        }
+        self.attempt = attempt;
+        self.awaited_since = Some(now);
+        true
+    }
+
+    /// Tells whether a look has answered the attempt.
+    pub(super) fn is_seen(&self) -> bool {
+        self.awaited_since.is_none()
+    }
+
     pub(super) fn see(&mut self, view: &AppView, scan: &Scan, second_look: Duration, now: Moment) {
         if view.revision != self.revision {
             return;
         }
+        if self.awaited_since.is_some_and(|since| !scan.full || scan.begun_at < since) {
+            return;
+        }
+        self.awaited_since = None;
         self.view = view.clone();
         if !view.files_right || view.waiting.is_some() {
             self.right_since = None;

@@ -112,7 +112,7 @@ impl Host {
                 all_settled &= settled;
             }
         }
-        let unseen = !self.scanned || app.view.revision != app.revision;
+        let unseen = !self.scanned || !app.is_seen();
         let waiting = if self.unsupported.is_some() {
             Some("the desired state needs a newer agent".to_owned())
         } else if unseen {

@@ -93,15 +93,19 @@ impl Slot {
             && !self.record.failed.as_ref().is_some_and(|failure| failure.down)
     }
 
-    /// Follows the desired apps: failures of earlier attempts no longer count, and what is down by us is
+    /// Follows the desired apps: failures and refusals of earlier attempts no longer count, and what is down by us is
     /// started again; slots that are gone are kept only for the revision they were gone in.
     pub(super) fn follow_attempts(
         &mut self,
         id: &SlotId,
         apps: &BTreeMap<AppName, DesiredApp>,
+        tried_again: &BTreeSet<AppName>,
         policy: RestartPolicy,
         now: Moment,
     ) {
+        if self.record.apps.keys().any(|name| tried_again.contains(name)) {
+            self.refused = None;
+        }
         self.forget = !self
             .record
             .apps

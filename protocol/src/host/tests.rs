@@ -30,6 +30,19 @@ fn desired(generation: u64) -> Desired {
     Desired { epoch: Epoch(1), generation: Generation(generation), ..Desired::default() }
 }
 
+/// The first revision of one app, announced (again) with this generation.
+fn announced(generation: u64) -> Desired {
+    let app = DesiredApp {
+        revision: Revision(1),
+        mode: Mode::Run,
+        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
+        attempt: Generation(generation),
+        fingerprint: None,
+        terms: None,
+    };
+    Desired { apps: BTreeMap::from([(AppName::new("shop").unwrap(), app)]), ..desired(generation) }
+}
+
 fn drain_of(view: &OtherView) -> DesiredDrain {
     DesiredDrain {
         id: DrainId::new("drain-1").unwrap(),
@@ -128,16 +141,7 @@ fn a_newer_desired_state_is_asked_about_at_once() {
     let scan = Scan { others: vec![unit], ..Scan::default() };
     host.handle_scan(&scan, Moment(10));
     assert!(said(&mut host).1.is_some());
-    let app = DesiredApp {
-        revision: Revision(1),
-        mode: Mode::Run,
-        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
-        attempt: Generation(2),
-        fingerprint: None,
-        terms: None,
-    };
-    let apps = BTreeMap::from([(AppName::new("shop").unwrap(), app)]);
-    let second = Desired { apps, generation: Generation(2), ..first };
+    let second = Desired { apps: announced(2).apps, generation: Generation(2), ..first };
     host.handle_desired(&second, Moment(1_000));
     assert_eq!(said(&mut host).1.unwrap().version, second.version());
 }
@@ -159,21 +163,25 @@ fn what_was_decided_about_apps_is_written_down_once() {
     assert_eq!(stored, [Record::Decided(decided)]);
 }
 
-/// Grants what is asked for a slot and lets the action go on until its unit has ended.
-fn permit_and_end(host: &mut Host, slot: &SlotId) {
-    let ask = said(host).1.unwrap();
-    let want = ask.wants[0].clone();
-    let permit = Permit {
+/// The permit for the first thing that is asked for.
+fn permit_for(ask: Ask) -> Permit {
+    let want = ask.wants.into_iter().next().unwrap();
+    Permit {
         host: ask.host,
-        slot: slot.clone(),
+        slot: want.slot,
         identity: want.identity,
         nonce: ask.nonce,
         version: ask.version,
         author: Salt::default(),
         purpose: want.purpose,
         must: Vec::new(),
-    };
-    host.handle_permit(&permit, Moment(20));
+    }
+}
+
+/// Grants what is asked for a slot and lets the action go on until its unit has ended.
+fn permit_and_end(host: &mut Host, slot: &SlotId) {
+    let ask = said(host).1.unwrap();
+    host.handle_permit(&permit_for(ask), Moment(20));
     host.handle_preflight(slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
     host.handle_stopped(slot, Ok(()), Moment(40));
     host.handle_ended(slot, Moment(50));
@@ -207,15 +215,7 @@ fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look()
 fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fresh() {
     let mut host = host();
     let app = AppName::new("shop").unwrap();
-    let wanted = DesiredApp {
-        revision: Revision(1),
-        mode: Mode::Run,
-        manifest: crate::fingerprint::Fingerprint::of_bytes(b"x"),
-        attempt: Generation(1),
-        fingerprint: None,
-        terms: None,
-    };
-    host.handle_desired(&Desired { apps: BTreeMap::from([(app.clone(), wanted)]), ..desired(1) }, Moment(0));
+    host.handle_desired(&announced(1), Moment(0));
     let slot = other("celery", 7, &[]).view.slot;
     let scan = |pid: u32, verdict: Verdict, at: u64| {
         let cure = if verdict == Verdict::Stale { Cure::Restart } else { Cure::None };
@@ -240,4 +240,65 @@ fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fre
     host.handle_scan(&scan(10, Verdict::Fresh, 16_100), Moment(16_110));
     host.handle_timeout(Moment(20_000));
     assert_eq!(phase(said(&mut host).0.unwrap()), Phase::Up);
+}
+
+#[test]
+fn an_announcement_that_is_repeated_is_answered_by_a_full_look_that_began_after_it() {
+    let mut host = host();
+    let app = AppName::new("shop").unwrap();
+    let scan = |blocked: Option<&str>, full: bool, at: u64| {
+        let (verdict, cure) = (Verdict::Stale, Cure::Restart);
+        let judged = UnitJudgement { revision: Revision(1), verdict, cure, because: String::new() };
+        let mut view = other("celery", 7, &[]).view;
+        view.apps.insert(app.clone(), judged);
+        view.blocked = blocked.map(ToOwned::to_owned);
+        let apps = BTreeMap::from([(app.clone(), AppView { revision: Revision(1), ..AppView::default() })]);
+        Scan { begun_at: Moment(at), full, units: vec![view], apps, ..Scan::default() }
+    };
+    let unseen = |host: &mut Host, at: u64| {
+        host.handle_timeout(Moment(at));
+        said(host).0.unwrap().apps[&app].unseen
+    };
+    host.handle_desired(&announced(1), Moment(0));
+    host.handle_scan(&scan(Some("nothing would bring it back"), true, 1), Moment(10));
+    assert!(!unseen(&mut host, 3_000));
+
+    host.handle_desired(&announced(2), Moment(10_000));
+    assert!(unseen(&mut host, 10_000));
+    // The first was under way before, the second looked only at what is new.
+    host.handle_scan(&scan(Some("nothing would bring it back"), true, 9_990), Moment(10_010));
+    host.handle_scan(&scan(Some("nothing would bring it back"), false, 10_020), Moment(10_030));
+    assert!(unseen(&mut host, 80_000));
+    host.handle_scan(&scan(None, true, 80_010), Moment(80_020));
+    assert!(!unseen(&mut host, 85_000));
+}
+
+#[test]
+fn what_the_preflight_refused_is_asked_for_again_with_the_next_announcement() {
+    let mut host = host();
+    let app = AppName::new("shop").unwrap();
+    let judged =
+        UnitJudgement { revision: Revision(1), verdict: Verdict::Stale, cure: Cure::Restart, because: String::new() };
+    let mut view = other("celery", 7, &[]).view;
+    view.apps.insert(app.clone(), judged);
+    let slot = view.slot.clone();
+    let apps = BTreeMap::from([(app, AppView { revision: Revision(1), ..AppView::default() })]);
+    let scan = |at: u64| Scan {
+        begun_at: Moment(at),
+        full: true,
+        units: vec![view.clone()],
+        apps: apps.clone(),
+        ..Scan::default()
+    };
+    host.handle_desired(&announced(1), Moment(0));
+    host.handle_scan(&scan(1), Moment(10));
+    let ask = said(&mut host).1.unwrap();
+    host.handle_permit(&permit_for(ask), Moment(20));
+    host.handle_preflight(&slot, Err("it would not start again".into()), Moment(30));
+    host.handle_scan(&scan(40), Moment(50));
+    assert_eq!(said(&mut host).1, None);
+
+    host.handle_desired(&announced(2), Moment(60));
+    host.handle_scan(&scan(70), Moment(80));
+    assert_eq!(said(&mut host).1.unwrap().wants.len(), 1);
 }

@@ -15,7 +15,7 @@ use unstale_protocol::ids::{
 };
 use unstale_protocol::message::{
     AppReport, Ask, Desired, Done, DoneResult, Mode, Nonce, Permit, Phase, PoolReport, Purpose, Report, SlotReport,
-    Want,
+    UnitCounts, Want,
 };
 use unstale_protocol::time::Moment;
 
@@ -136,7 +136,7 @@ fn life(counter: u64) -> Incarnation {
 /// What an agent says that follows this state: one unit, up.
 fn report(name: &str, sequence: u64, follows: &Desired) -> Report {
     let apps = follows.apps.iter().map(|(name, wanted)| {
-        let units = unstale_protocol::message::UnitCounts { fresh: 1, ..Default::default() };
+        let units = UnitCounts { fresh: 1, ..Default::default() };
         (name.clone(), AppReport { revision: wanted.revision, converged: true, units, ..AppReport::default() })
     });
     Report {
@@ -501,4 +501,26 @@ fn a_lost_list_of_hosts_stays_lost_over_a_restart() {
     assert_eq!(again.ask("web-1", MINUTE), 0);
     again.machine.handle_stated_hosts(1, Moment(MINUTE)).unwrap();
     assert_eq!(again.ask("web-1", MINUTE), 1);
+}
+
+#[test]
+fn what_is_reported_of_before_a_repeated_broadcast_does_not_end_it() {
+    let mut seat = Seat::leading(1, 1);
+    let mut outcomes = Vec::new();
+    for (sequence, unseen) in [(1, false), (2, true), (3, false)] {
+        if sequence < 3 {
+            seat.broadcast(7, 2 * MINUTE * sequence);
+        }
+        let follows = seat.last().clone();
+        let mut report = report("web-1", sequence, &follows);
+        let said = report.apps.get_mut(&app()).unwrap();
+        *said = AppReport { converged: false, unseen, ..said.clone() };
+        said.units = UnitCounts { blocked: 1, ..UnitCounts::default() };
+        seat.hear(&report, 2 * MINUTE * sequence);
+        let status = seat.machine.status(&app(), Revision(1), Moment(2 * MINUTE * sequence)).unwrap();
+        outcomes.push(status.outcome);
+    }
+    assert!(matches!(&outcomes[0], Outcome::Failed(why) if why.contains("cannot be restarted")), "{outcomes:?}");
+    assert!(matches!(&outcomes[1], Outcome::InProgress(_)), "{outcomes:?}");
+    assert_eq!(outcomes[2], outcomes[0]);
 }
