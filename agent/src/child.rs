@@ -122,6 +122,11 @@ impl Child {
         }
     }
 
+    /// Lets go of a helper that has ended, so that it does not stay in the list of processes.
+    pub fn reap(&mut self) {
+        self.running = self.alive();
+    }
+
     /// Asks and waits for the answer, at most for `deadline`.
     ///
     /// # Errors

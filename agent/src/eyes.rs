@@ -115,6 +115,7 @@ impl Eyes {
     /// # Errors
     /// [`child::Error`] where the reader had no answer.
     pub async fn units(&mut self) -> Result<Arc<discover::Scan>, child::Error> {
+        self.parser.reap();
         let scan = self.discovery.scan(&mut self.reader).await?;
         if scan.unnamed.is_empty() {
             return Ok(scan);

@@ -89,6 +89,11 @@ impl Parser {
         self.child.prepare();
     }
 
+    /// Lets go of a helper that has ended because nobody asked it.
+    pub fn reap(&mut self) {
+        self.child.reap();
+    }
+
     /// Returns what each of `items` says, in the order given.
     ///
     /// A file that kills the parser is undecidable; the others of its batch are asked for again, one by one.

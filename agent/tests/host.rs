@@ -28,20 +28,24 @@ fn reader() -> Reader {
     Reader::new(part("__reader"))
 }
 
-/// A process that is killed when the test ends, however it ends.
-struct Started(std::process::Child);
+/// A process that is killed when the test ends, however it ends; and the line that it has said.
+struct Started(std::process::Child, String);
 
 impl Started {
     fn pid(&self) -> Pid {
         Pid(self.0.id())
     }
+
+    fn kill(&mut self) {
+        // It may have ended by itself.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        self.0.kill().ok();
-        self.0.wait().ok();
+        self.kill();
     }
 }
 
@@ -58,7 +62,7 @@ fn say(mut command: Command) -> Started {
     let mut line = String::new();
     let said = child.stdout.take().expect("pipe");
     BufReader::new(said).read_line(&mut line).expect("a line");
-    Started(child)
+    Started(child, line)
 }
 
 fn unit(scan: &Scan, pid: Pid) -> &Unit {
@@ -201,6 +205,58 @@ async fn a_killed_helper_is_replaced_without_an_error() {
     let is_zombie = || std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "));
     eventually(|| is_zombie() && threads() == 1).await;
     assert_eq!(reader.turn().await.facts(&[own]).await.expect("facts").len(), 1);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn helpers_end_with_their_agent_even_where_they_cannot_notice() {
+    // Of a session of its own, so that nobody else ends a stopped one.
+    let agent = "import subprocess, sys, time\n\
+        helper = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)\n\
+        print(helper.pid, flush=True)\ntime.sleep(60)\n";
+    for name in ["__reader", "__parser"] {
+        let mut started = python(Path::new("/"), &["-c", agent, PART, name]);
+        let helper = started.1.trim().to_owned();
+        let says = |line: &str| {
+            let status = std::fs::read_to_string(format!("/proc/{helper}/status")).unwrap_or_default();
+            status.lines().any(|status| status.replace('\t', " ").starts_with(line))
+        };
+        eventually(|| says("Seccomp: 2")).await;
+        let pid = rustix::process::Pid::from_raw(helper.parse().expect("a pid")).expect("a pid");
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a handle");
+        let send = |signal| rustix::process::pidfd_send_signal(&handle, signal);
+        send(rustix::process::Signal::STOP).expect("stopped");
+        eventually(|| says("State: T")).await;
+        started.kill();
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while says("State: T") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .ok();
+        let is_left = says("State: T");
+        // Where it is left it would stay for ever.
+        send(rustix::process::Signal::KILL).ok();
+        assert!(!is_left, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_parser_that_nobody_asks_ends_leaves_nothing_behind_and_is_started_again() {
+    let mut parser = Parser::new(part("__parser"));
+    let source = || vec![Item::Source(b"x = 1\n".to_vec())];
+    assert!(parser.summarize(source()).await[0].is_ok());
+    let pid = parser.child().pid().expect("running");
+    parser.reap();
+    assert_eq!(parser.child().pid(), Some(pid));
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // It waits for half a minute.
+    tokio::time::sleep(Duration::from_secs(28)).await;
+    eventually(|| state().contains(") Z ")).await;
+    parser.reap();
+    assert_eq!((parser.child().pid(), state()), (None, String::new()));
+    assert!(parser.summarize(source()).await[0].is_ok());
+    assert_eq!(parser.child().starts(), 2);
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -350,7 +406,7 @@ async fn programs_of_a_supervisord_are_units_with_its_names() {
     tree(&root, &[("conf/s.conf", config), ("loop.py", code)]);
     let mut command = Command::new(venv("worker").join("supervisord"));
     command.args(["-n", "-c", "conf/s.conf"]).current_dir(&root).stdout(Stdio::null()).stderr(Stdio::null());
-    let started = Started(command.spawn().expect("supervisord"));
+    let started = Started(command.spawn().expect("supervisord"), String::new());
     let (mut reader, mut discovery) = (reader(), Discovery::new());
     let config = root.join("conf/s.conf").to_str().expect("text").to_owned();
     let names = |scan: &Scan| {
@@ -391,7 +447,8 @@ async fn workers_that_write_titles_keep_their_kind_and_unit() {
         let mut command = Command::new(programs.join(program));
         command.args(arguments).current_dir(directory.path()).env("PWD", directory.path());
         command.env("UNSTALE_APP", "shop").env("HOME", directory.path());
-        Started(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started"))
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+        Started(child, String::new())
     };
     let (mut reader, mut discovery) = (reader(), Discovery::new());
     let celery = start("celery", &["-A", "shop", "worker", "-c", "1", "--without-gossip", "--without-mingle"]);

@@ -15,7 +15,7 @@ use crate::reading::{Interpreter, LoadedModule, Reading};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use unstale_protocol::ids::ProcessIdentity;
+use unstale_protocol::ids::{ProcessIdentity, PythonVersion};
 use unstale_protocol::manifest::Manifest;
 
 /// How often modules that would help are looked up.
@@ -109,7 +109,12 @@ impl Code<'_> {
         }
         let helpers = self.helpers(interpreter, loaded.values().chain(unloaded.values())).await;
         let basis = Arc::new(Basis { loaded, unloaded, helpers });
-        let view = Arc::new(evaluate(interpreter, &basis));
+        let (version, of) = (interpreter.version, Arc::clone(&basis));
+        // Elsewhere, so that the reader is kept busy meanwhile.
+        let view = match tokio::task::spawn_blocking(move || evaluate(version, &of)).await {
+            Ok(view) => Arc::new(view),
+            Err(error) => return problem(format!("its code cannot be evaluated: {error}")),
+        };
         self.summaries.views.keep(key, Arc::clone(&view), basis);
         view
     }
@@ -297,7 +302,7 @@ pub(super) struct File {
 }
 
 /// A file that is wanted: source, or bytecode of a version.
-pub(super) type Wanted = (String, Option<unstale_protocol::ids::PythonVersion>);
+pub(super) type Wanted = (String, Option<PythonVersion>);
 
 /// Returns content of files, parsed: from memory where a file has not changed. While the parser works, others may
 /// ask the reader.
@@ -417,10 +422,10 @@ fn insert(project: &mut Project, found: &Found) {
 }
 
 /// Evaluates source and, where it would be used, bytecode, and says which bytecode is stale.
-fn evaluate(interpreter: &Interpreter, basis: &Basis) -> CodeView {
+fn evaluate(version: PythonVersion, basis: &Basis) -> CodeView {
     let helpers: Vec<&Found> = basis.helpers.iter().filter_map(|round| round.found.as_ref()).flatten().collect();
     let all = || basis.loaded.values().chain(basis.unloaded.values()).chain(helpers.iter().copied());
-    let mut source = Project::new(interpreter.version);
+    let mut source = Project::new(version);
     for found in all() {
         insert(&mut source, found);
     }
