@@ -35,7 +35,8 @@ pub(crate) fn explain(pid: Pid) -> String {
 }
 
 fn look(pid: Pid) -> Situation {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    // A process may name itself as it likes.
+    let read = |path: &str| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
     let (own, target) = (read("/proc/self/status"), read(&format!("/proc/{pid}/status")));
     let map = read("/proc/self/uid_map");
     let identity: Vec<&str> = map.split_ascii_whitespace().collect();

@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::source::{Copied, Fault, Mapping, Source, Span};
+use crate::procfs::{self, Stat};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use std::fs::File;
@@ -14,8 +15,6 @@ use unstale_protocol::ids::{Pid, ProcessIdentity};
 
 /// Longest `/proc/PID/maps` that is read, in bytes.
 const MAX_MAPS: u64 = 32 << 20;
-/// Longest `/proc/PID/stat` that is read, in bytes.
-const MAX_STAT: u64 = 4096;
 
 /// The memory of a live process.
 #[derive(Debug)]
@@ -43,30 +42,13 @@ pub(crate) fn is_same(identity: ProcessIdentity) -> bool {
     matches!(stat(identity.pid), Ok(Some(stat)) if stat.start_ticks == identity.start_ticks)
 }
 
-struct Stat {
-    parent: Pid,
-    start_ticks: u64,
-}
-
-/// Reads what matters of `/proc/PID/stat`, proc(5); `None` where the process has ended.
+/// Reads what is known of a process; `None` where it has ended.
 fn stat(pid: Pid) -> Result<Option<Stat>, Error> {
-    let text = match read_text(&format!("/proc/{pid}/stat"), MAX_STAT) {
-        Ok(text) => text,
-        Err(Fault::Gone) => return Ok(None),
-        Err(fault) => return Err(fault.into()),
-    };
-    Ok(parse_stat(&text))
-}
-
-fn parse_stat(text: &str) -> Option<Stat> {
-    // The name of the program may hold anything, parentheses included.
-    let (_, fields) = text.rsplit_once(')')?;
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    let state = fields.first()?;
-    if matches!(*state, "Z" | "X" | "x") {
-        return None;
+    match procfs::stat(pid) {
+        Ok(stat) => Ok(Some(stat).filter(|stat| !stat.is_dead())),
+        Err(procfs::Error::Refused { .. }) => Err(Fault::Denied.into()),
+        Err(procfs::Error::Gone(_) | procfs::Error::Form { .. }) => Ok(None),
     }
-    Some(Stat { parent: Pid(fields.get(1)?.parse().ok()?), start_ticks: fields.get(19)?.parse().ok()? })
 }
 
 fn read_text(path: &str, most: u64) -> Result<String, Fault> {
@@ -192,13 +174,5 @@ mod tests {
         assert_eq!(found, Some(want));
         assert_eq!(parse_mapping("7f12a000-7f12c000 r--p 0 00:00 0").map(|mapping| mapping.path), Some(String::new()));
         assert_eq!(parse_mapping("nonsense"), None);
-    }
-
-    #[test]
-    fn a_program_name_cannot_forge_its_stat() {
-        let tail = "S 7 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 98765 0 0";
-        let stat = parse_stat(&format!("12 (a) S 1 (b) c) {tail}"));
-        assert!(matches!(stat, Some(Stat { parent: Pid(7), start_ticks: 98765 })));
-        assert!(parse_stat(&format!("12 (a) {}", tail.replacen('S', "Z", 1))).is_none());
     }
 }

@@ -1,37 +1,18 @@
 //! The few lines of procfs that hands need at the moment of acting: start times, parents, open pipes.
 
+use crate::procfs::{self, Stat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
-/// What `/proc/PID/stat` says, proc(5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stat {
-    /// Field 3: `R`, `S`, `Z`, …
-    pub(crate) state: char,
-    /// Field 4.
-    pub(crate) parent: Pid,
-    /// Field 22.
-    pub(crate) start_ticks: u64,
-}
-
 /// Reads the state of `pid`; `None` where it is gone.
 pub(crate) fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse_stat(text: &str) -> Option<Stat> {
-    // The name may hold anything, also `) S 1`; the last bracket ends it.
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let parent = Pid(fields.next()?.parse().ok()?);
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, start_ticks })
+    procfs::stat(pid).ok()
 }
 
 /// Tells whether `identity` is still that process, and has not ended.
 pub(crate) fn is_alive(identity: &ProcessIdentity) -> bool {
-    stat(identity.pid).is_some_and(|stat| stat.start_ticks == identity.start_ticks && !matches!(stat.state, 'Z' | 'X'))
+    stat(identity.pid).is_some_and(|stat| stat.start_ticks == identity.start_ticks && !stat.is_dead())
 }
 
 /// Identifies the process that has `pid` now.
@@ -42,10 +23,8 @@ pub(crate) fn identify(pid: Pid) -> Option<ProcessIdentity> {
 /// Returns the signals that `identity` has handlers for, bit 0 for signal 1: `SigCgt` of `/proc/PID/status`, proc(5).
 /// `None` where it is gone or another process has its pid.
 pub(crate) fn caught(identity: &ProcessIdentity) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", identity.pid)).ok()?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
-    let caught = u64::from_str_radix(mask.trim(), 16).ok()?;
-    is_alive(identity).then_some(caught)
+    let status = procfs::status(identity.pid).ok()?;
+    is_alive(identity).then_some(status.caught_signals)
 }
 
 /// Returns how long ago a process started: `/proc/uptime`, proc(5), against its start time. Both count from the boot.
@@ -145,14 +124,18 @@ pub(crate) fn pipes(pid: Pid) -> Option<BTreeSet<String>> {
 
 /// Returns device and inode of the shared mapping that holds `address` in `pid`: `/proc/PID/maps`, proc(5).
 pub(crate) fn shared_mapping(pid: Pid, address: u64) -> Option<String> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    mappings(&maps).find(|(range, _)| range.contains(&address)).map(|(_, file)| file)
+    mappings(&maps(pid)).find(|(range, _)| range.contains(&address)).map(|(_, file)| file)
 }
 
 /// Tells whether `pid` shares the file `file`, device and inode.
 pub(crate) fn has_mapping(pid: Pid, file: &str) -> bool {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    mappings(&maps).any(|(_, mapped)| mapped == file)
+    mappings(&maps(pid)).any(|(_, mapped)| mapped == file)
+}
+
+/// Reads the mappings of `pid`; nothing where they may not be seen. Their paths may hold any bytes.
+fn maps(pid: Pid) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn mappings(maps: &str) -> impl Iterator<Item = (std::ops::Range<u64>, String)> {
@@ -171,12 +154,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_and_blanks_does_not_move_the_fields() {
-        let text = "7 (a) S 1 (b) R) S 42 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 100 200";
-        assert_eq!(parse_stat(text), Some(Stat { state: 'S', parent: Pid(42), start_ticks: 98765 }));
-        for text in ["", "7 (a) S", "7 a S 1", ")", "7 (a) S x 7"] {
-            assert_eq!(parse_stat(text), None, "{text}");
-        }
+    fn a_process_whose_name_is_no_text_is_there_all_the_same() {
+        let script = r"printf '(\377) S 1' > /proc/$$/comm; trap : USR1; echo named; read end";
+        let mut command = std::process::Command::new("sh");
+        let piped = std::process::Stdio::piped;
+        let mut child = command.args(["-c", script]).stdin(piped()).stdout(piped()).spawn().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut String::new())
+            .unwrap();
+        let identity = identify(Pid(child.id())).unwrap();
+        let own = Pid(std::process::id());
+        assert!(is_alive(&identity) && descendants(own).contains(&identity));
+        // USR1 is signal 10.
+        assert_eq!(caught(&identity).unwrap() & 1 << 9, 1 << 9);
+        assert_eq!(chain(identity.pid)[..2], [identity.pid, own]);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(!is_alive(&identity));
     }
 
     #[test]

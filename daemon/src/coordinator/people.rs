@@ -8,10 +8,10 @@ const PASSWD_MAX_BYTES: u64 = 1 << 20;
 
 /// Returns the caller's name, or its number where it has none: passwd(5).
 pub(super) fn name(caller: &Caller) -> String {
-    let mut text = String::new();
-    let read =
-        std::fs::File::open("/etc/passwd").and_then(|file| file.take(PASSWD_MAX_BYTES).read_to_string(&mut text));
-    let found = read.ok().and_then(|_| find(&text, caller.uid));
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open("/etc/passwd").and_then(|file| file.take(PASSWD_MAX_BYTES).read_to_end(&mut bytes));
+    // Real names may be in any encoding.
+    let found = read.ok().and_then(|_| find(&String::from_utf8_lossy(&bytes), caller.uid));
     found.unwrap_or_else(|| format!("uid {}", caller.uid))
 }
 
