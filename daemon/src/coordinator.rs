@@ -33,6 +33,8 @@ const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
 /// Messages of the bus that are heard before what follows from them is done.
 const HEARD_AT_ONCE: usize = 255;
+/// Most hosts that a refusal names.
+const UNKNOWN_NAMED: usize = 8;
 
 /// The coordinator of one process.
 #[derive(Debug)]
@@ -427,7 +429,7 @@ impl Driver {
             answers::choose(&self.machine, &selectors)
         };
         if chosen.is_empty() {
-            return Err(self.no_unit());
+            return Err(self.no_unit(&request.selectors));
         }
         let unseen = answers::unseen(self.status().hosts, &request.selectors);
         if request.dry_run {
@@ -451,19 +453,23 @@ impl Driver {
         Ok(api::Drains { unseen, ..answers::drains(asked.map(|drain| answers::drain(&drain)).collect()) })
     }
 
-    fn no_unit(&self) -> api::Refusal {
-        let hosts = self.status().hosts.into_iter().filter(|host| !host.scanned).map(|host| host.host);
-        let unseen: Vec<String> = hosts.collect();
-        if unseen.is_empty() && self.machine.reports().next().is_some() {
+    /// Says that nothing was found, and which hosts may have what was looked for although nobody knows of it.
+    fn no_unit(&self, selectors: &[Selector]) -> api::Refusal {
+        let are_hosts = selectors.iter().all(|one| matches!(one, Selector::Host(_)));
+        let is_meant = |host: &&api::StatusHost| !are_hosts || answers::names(selectors, &host.host);
+        let why = |host: &api::StatusHost| Some(format!("{}: {}", host.host, answers::why_unknown(host)?));
+        let mut unknown: Vec<String> = self.status().hosts.iter().filter(is_meant).filter_map(why).collect();
+        if unknown.is_empty() && self.machine.reports().next().is_some() {
             return api::Refusal::new(404, "no-such-unit", "no unit matches")
                 .help("`unstale status` lists hosts and units");
         }
-        let message = if unseen.is_empty() {
-            "no unit matches yet: no host has reported".to_owned()
-        } else {
-            format!("no unit matches yet: {} has not been looked at since its agent started", unseen.join(", "))
-        };
-        api::Refusal::new(404, "no-such-unit", message).help("try again in a moment")
+        let more = unknown.split_off(unknown.len().min(UNKNOWN_NAMED)).len();
+        if more > 0 {
+            unknown.push(format!("and {more} more"));
+        }
+        let because = if unknown.is_empty() { "no host has reported".to_owned() } else { unknown.join("; ") };
+        api::Refusal::new(404, "no-such-unit", format!("no unit matches yet: {because}"))
+            .help("try again in a moment; `unstale status` lists hosts and units")
     }
 
     fn status(&self) -> api::Status {

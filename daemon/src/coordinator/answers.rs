@@ -321,25 +321,37 @@ pub(super) fn drains(drains: Vec<api::Drain>) -> api::Drains {
 /// Returns the hosts that may have units which these select and nobody knows of: an order by host, pool or app chooses
 /// among what was reported.
 pub(super) fn unseen(hosts: Vec<api::StatusHost>, selectors: &[Selector]) -> Vec<api::Unseen> {
-    let named = |host: &str| selectors.iter().any(|one| matches!(one, Selector::Host(name) if name.as_str() == host));
     let is_wide = selectors.iter().any(|one| matches!(one, Selector::Pool(_) | Selector::App(_)));
     let unseen = |host: api::StatusHost| {
-        let is_named = named(&host.host);
+        let is_named = names(selectors, &host.host);
         if !is_named && !is_wide {
             return None;
         }
         // Units of no announced app are chosen by host only.
         let omitted = host.omitted.saturating_add(if is_named { host.others_omitted } else { 0 });
-        let because = match (host.scanned, host.standing.as_str()) {
-            (true, _) if omitted == 0 => return None,
-            (true, _) => format!("its report leaves {omitted} of its slots out"),
-            (false, "expected") => "it has not reported".to_owned(),
-            (false, "silent") => "it is silent, and was not looked at before".to_owned(),
-            (false, _) => "it has not been looked at since its agent started".to_owned(),
+        let because = match why_unknown(&host) {
+            Some(why) => why.to_owned(),
+            None if omitted == 0 => return None,
+            None => format!("its report leaves {omitted} of its slots out"),
         };
         Some(api::Unseen { host: host.host, because })
     };
     hosts.into_iter().filter_map(unseen).collect()
+}
+
+/// Tells whether one of these selects the host by its name.
+pub(super) fn names(selectors: &[Selector], host: &str) -> bool {
+    selectors.iter().any(|one| matches!(one, Selector::Host(name) if name.as_str() == host))
+}
+
+/// Says why nothing is known of a host's units; `None` where they are.
+pub(super) fn why_unknown(host: &api::StatusHost) -> Option<&'static str> {
+    match (host.scanned, host.standing.as_str()) {
+        (true, _) => None,
+        (false, "expected") => Some("it has not reported"),
+        (false, "silent") => Some("it is silent, and was not looked at before"),
+        (false, _) => Some("it has not been looked at since its agent started"),
+    }
 }
 
 /// Returns a drain that is not made.

@@ -174,6 +174,16 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
         assert_eq!(drain("app:shop").await, wide);
         assert_eq!(drain("host:known").await, [""; 0]);
         assert_eq!(drain("slot:celery/systemd:w.service").await, [""; 0]);
+        // Where nothing is found, it is said of whom it would have to be known.
+        for (selector, expected) in [
+            ("host:here", "no unit matches"),
+            ("host:new", "no unit matches yet: new: it has not been looked at since its agent started"),
+            ("pool:mail", "no unit matches yet: new: it has not been looked at since its agent started"),
+        ] {
+            let drain = serde_json::from_value(serde_json::json!({"selectors": [selector], "dry_run": true})).unwrap();
+            let refused = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap_err();
+            assert_eq!(refused.message, expected, "{selector}");
+        }
     })
     .await;
 }
