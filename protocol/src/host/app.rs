@@ -70,7 +70,9 @@ impl App {
         if self.awaited_since.is_some_and(|since| !scan.full || scan.begun_at < since) {
             return;
         }
-        self.awaited_since = None;
+        if view.waiting.is_none() {
+            self.awaited_since = None;
+        }
         self.view = view.clone();
         if !view.files_right || view.waiting.is_some() {
             self.right_since = None;

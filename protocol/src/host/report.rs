@@ -115,10 +115,10 @@ impl Host {
         let unseen = !self.scanned || !app.is_seen();
         let waiting = if self.unsupported.is_some() {
             Some("the desired state needs a newer agent".to_owned())
-        } else if unseen {
-            Some("not looked yet".to_owned())
         } else if let Some(why) = &app.view.waiting {
             Some(why.clone())
+        } else if unseen {
+            Some("not looked yet".to_owned())
         } else if !app.view.stale_files.is_empty() {
             Some(app.refused.values().next().map_or_else(
                 || "removing stale bytecode".to_owned(),

@@ -269,8 +269,14 @@ fn an_announcement_that_is_repeated_is_answered_by_a_full_look_that_began_after_
     host.handle_scan(&scan(Some("nothing would bring it back"), true, 9_990), Moment(10_010));
     host.handle_scan(&scan(Some("nothing would bring it back"), false, 10_020), Moment(10_030));
     assert!(unseen(&mut host, 80_000));
-    host.handle_scan(&scan(None, true, 80_010), Moment(80_020));
-    assert!(!unseen(&mut host, 85_000));
+    // Announced with another manifest, which is not here yet: nothing was judged.
+    let mut waiting = scan(None, true, 80_010);
+    waiting.apps.get_mut(&app).unwrap().waiting = Some("its manifest is not here yet".into());
+    waiting.units.clear();
+    host.handle_scan(&waiting, Moment(80_020));
+    assert!(unseen(&mut host, 150_000));
+    host.handle_scan(&scan(None, true, 150_010), Moment(150_020));
+    assert!(!unseen(&mut host, 155_000));
 }
 
 #[test]
