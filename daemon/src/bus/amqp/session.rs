@@ -23,8 +23,9 @@ pub(super) const LOCKED: u16 = 405;
 /// It may not or cannot be had: access refused, precondition failed, command invalid, not allowed, not implemented,
 /// internal error, which is what a node without a feature says.
 pub(super) const REFUSALS: [u16; 6] = [403, 406, 503, 530, 540, 541];
-/// A silent network is noticed after twice this.
-const HEARTBEAT_SECONDS: u16 = 10;
+/// A silent network is noticed here after twice this. The broker counts whole turns and notices between two and three
+/// times it: a leader that fell silent has lost its lock after 24 s, so that another one leads within 30 s.
+const HEARTBEAT_SECONDS: u16 = 8;
 /// The longest frame, in bytes: the client keeps buffers of 32 of them.
 const FRAME_MAX: u32 = 8192;
 
