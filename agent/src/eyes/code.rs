@@ -108,14 +108,9 @@ impl Code<'_> {
             return view;
         }
         let helpers = self.helpers(interpreter, loaded.values().chain(unloaded.values())).await;
-        let basis = Arc::new(Basis { loaded, unloaded, helpers });
-        let (version, of) = (interpreter.version, Arc::clone(&basis));
-        // Elsewhere, so that the reader is kept busy meanwhile.
-        let view = match tokio::task::spawn_blocking(move || evaluate(version, &of)).await {
-            Ok(view) => Arc::new(view),
-            Err(error) => return problem(format!("its code cannot be evaluated: {error}")),
-        };
-        self.summaries.views.keep(key, Arc::clone(&view), basis);
+        let basis = Basis { loaded, unloaded, helpers };
+        let view = Arc::new(evaluate(interpreter, &basis));
+        self.summaries.views.keep(key, Arc::clone(&view), Arc::new(basis));
         view
     }
 
@@ -422,10 +417,10 @@ fn insert(project: &mut Project, found: &Found) {
 }
 
 /// Evaluates source and, where it would be used, bytecode, and says which bytecode is stale.
-fn evaluate(version: PythonVersion, basis: &Basis) -> CodeView {
+fn evaluate(interpreter: &Interpreter, basis: &Basis) -> CodeView {
     let helpers: Vec<&Found> = basis.helpers.iter().filter_map(|round| round.found.as_ref()).flatten().collect();
     let all = || basis.loaded.values().chain(basis.unloaded.values()).chain(helpers.iter().copied());
-    let mut source = Project::new(version);
+    let mut source = Project::new(interpreter.version);
     for found in all() {
         insert(&mut source, found);
     }
