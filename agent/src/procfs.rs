@@ -43,6 +43,9 @@ const VARIABLES: [&str; 12] = [
     "KUBERNETES_SERVICE_HOST",
 ];
 
+/// Longest `/proc/PID/maps` that is searched for addresses, in bytes.
+pub(crate) const MAPS_MAX_BYTES: u64 = 32 << 20;
+
 /// Why something of `/proc` could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -57,7 +60,7 @@ pub enum Error {
         /// Which file.
         name: &'static str,
         /// What the kernel said.
-        why: String,
+        why: rustix::io::Errno,
     },
     /// The file does not look as proc(5) says.
     #[error("/proc/{pid}/{name} is not in the known form")]
@@ -233,7 +236,7 @@ fn open(pid: Pid, name: &'static str) -> Result<OwnedFd, Error> {
 fn refused(pid: Pid, name: &'static str, error: rustix::io::Errno) -> Error {
     match error {
         rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => Error::Gone(pid),
-        _ => Error::Refused { pid, name, why: error.to_string() },
+        _ => Error::Refused { pid, name, why: error },
     }
 }
 

@@ -8,13 +8,11 @@ use super::source::{Copied, Fault, Mapping, Source, Span};
 use crate::procfs::{self, Stat};
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use rustix::io::Errno as Refusal;
 use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut, Read};
 use std::os::unix::fs::FileExt;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
-
-/// Longest `/proc/PID/maps` that is read, in bytes.
-const MAX_MAPS: u64 = 32 << 20;
 
 /// The memory of a live process.
 #[derive(Debug)]
@@ -46,8 +44,9 @@ pub(crate) fn is_same(identity: ProcessIdentity) -> bool {
 fn stat(pid: Pid) -> Result<Option<Stat>, Error> {
     match procfs::stat(pid) {
         Ok(stat) => Ok(Some(stat).filter(|stat| !stat.is_dead())),
-        Err(procfs::Error::Refused { .. }) => Err(Fault::Denied.into()),
         Err(procfs::Error::Gone(_) | procfs::Error::Form { .. }) => Ok(None),
+        Err(procfs::Error::Refused { why: Refusal::ACCESS | Refusal::PERM, .. }) => Err(Fault::Denied.into()),
+        Err(error @ procfs::Error::Refused { .. }) => Err(Fault::Other(error.to_string()).into()),
     }
 }
 
@@ -94,7 +93,7 @@ impl Source for LinuxProcess {
     }
 
     fn mappings(&self) -> Result<Vec<Mapping>, Fault> {
-        let text = read_text(&format!("/proc/{}/maps", self.pid), MAX_MAPS)?;
+        let text = read_text(&format!("/proc/{}/maps", self.pid), procfs::MAPS_MAX_BYTES)?;
         if text.is_empty() {
             // A kernel thread, or one that has just given up its memory.
             return Err(Fault::Gone);

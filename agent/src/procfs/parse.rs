@@ -165,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn a_zombie_is_dead() {
+        for (state, dead) in [('R', false), ('S', false), ('T', false), ('Z', true), ('X', true), ('x', true)] {
+            let line = format!("10 (a) {}", TAIL.replacen('S', &state.to_string(), 1));
+            assert_eq!(Stat::parse(line.as_bytes()).expect("stat").is_dead(), dead, "{state}");
+        }
+    }
+
+    #[test]
     fn a_broken_stat_line_is_refused() {
         for line in ["", "10", "10 (x", "10 x)", ")(", "10 (x) S", "10 (x) S a b c"] {
             assert_eq!(Stat::parse(line.as_bytes()), None, "{line}");

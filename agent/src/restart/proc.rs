@@ -134,7 +134,7 @@ pub(crate) fn has_mapping(pid: Pid, file: &str) -> bool {
 
 /// Reads the mappings of `pid`; nothing where they may not be seen. Their paths may hold any bytes.
 fn maps(pid: Pid) -> String {
-    let bytes = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let bytes = procfs::read(pid, "maps", procfs::MAPS_MAX_BYTES).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -168,6 +168,11 @@ mod tests {
         assert_eq!(caught(&identity).unwrap() & 1 << 9, 1 << 9);
         assert_eq!(chain(identity.pid)[..2], [identity.pid, own]);
         drop(child.stdin.take());
+        // Ended, and nobody has waited for it yet.
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), ended).unwrap();
+        assert!(stat(identity.pid).is_some() && !is_alive(&identity));
         child.wait().unwrap();
         assert!(!is_alive(&identity));
     }
