@@ -173,8 +173,7 @@ impl Discovery {
             let is_young = age_s < YOUNG_S;
             let is_turn = is_young || turn.is_multiple_of(RECHECK_LOOKS);
             if self.python.contains_key(&pid) {
-                let is_due = !is_calm || is_young || turn.is_multiple_of(CALM_LOOKS);
-                if is_due && self.is_changed(pid, is_turn) {
+                if is_due(is_calm, is_young, turn) && self.is_changed(pid, is_turn) {
                     asked.push(pid);
                 }
             } else if let Some(stranger) = self.strangers.get_mut(&pid) {
@@ -266,6 +265,12 @@ impl Discovery {
     }
 }
 
+/// Tells whether a look asks about a worker that is known: always where processes came or went or it is young, else in
+/// its turn, which is the look's number and its own together, so that not all of them fall on the same look.
+fn is_due(is_calm: bool, is_young: bool, turn: u64) -> bool {
+    !is_calm || is_young || turn.is_multiple_of(CALM_LOOKS)
+}
+
 fn is_kernel(process: &sysinfo::Process) -> bool {
     process.thread_kind() == Some(ThreadKind::Kernel)
 }
@@ -300,4 +305,26 @@ fn renamed(old: Known, mut new: Known) -> Known {
 /// Returns where a supervisord without `-c` looks for its configuration; `None` for anything else.
 pub(crate) fn supervisord_candidates(command: &[String], cwd: Option<&str>) -> Option<Vec<String>> {
     command::supervisord_places(command, cwd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nobody_comes_or_goes_each_worker_is_asked_about_every_fourth_look() {
+        for pid in 1..100_u64 {
+            for first in [0, 1, 7, 1_000_003, u64::MAX - 50] {
+                let asked = |look: u64| is_due(true, false, first.wrapping_add(look).wrapping_add(pid));
+                let turns: Vec<u64> = (0..40).filter(|look| asked(*look)).collect();
+                assert_eq!(turns.len(), 10, "{pid} from look {first}: {turns:?}");
+                assert!(turns.windows(2).all(|pair| pair[1] - pair[0] == 4), "{pid} from look {first}: {turns:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_young_worker_and_one_beside_which_somebody_came_or_went_are_asked_about_in_each_look() {
+        assert!((0..8).all(|turn| is_due(false, false, turn) && is_due(true, true, turn)));
+    }
 }

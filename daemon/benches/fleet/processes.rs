@@ -5,20 +5,20 @@ use std::collections::VecDeque;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Ticks of a second in `/proc/PID/stat`: proc(5), `sysconf(_SC_CLK_TCK)`, 100 on every Linux that Rust knows.
-const TICKS: f64 = 100.0;
-
 /// Lets this process and what it starts open as many files as the system allows.
 pub(crate) fn raise_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// CPU time that a process has used with all its threads, in seconds: fields 14 and 15 of `/proc/PID/stat`, proc(5).
+/// CPU time that a process has used with all its threads, in seconds: the first word of `/proc/PID/task/*/schedstat`,
+/// in nanoseconds. The ticks of `/proc/PID/stat` are samples, and too coarse for what takes a few of them.
 pub(crate) fn cpu(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-    [fields[11], fields[12]].iter().map(|field| field.parse::<f64>().unwrap() / TICKS).sum()
+    let of_thread = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+    };
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(of_thread).sum()
 }
 
 /// Anonymous memory of a process and those that it has started, in megabytes: `/proc/PID/status`, proc(5).
@@ -45,8 +45,8 @@ pub(crate) async fn pause(milliseconds: u64) {
 
 /// Waits until a process has had next to nothing to do for a second; returns when that second began.
 pub(crate) async fn rests(pid: u32) -> Instant {
-    /// What leases and timers cost meanwhile.
-    const NOTHING: f64 = 2.5 / TICKS;
+    /// What leases and timers cost meanwhile, in seconds.
+    const NOTHING: f64 = 0.025;
     let mut seen = VecDeque::new();
     loop {
         seen.push_back((clock(), cpu(pid)));

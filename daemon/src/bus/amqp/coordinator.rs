@@ -9,13 +9,15 @@
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
 use super::session::{
-    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, next_of, publish, text,
+    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, acknowledge_up_to, answered, answered_unless, arguments, next_of,
+    publish, text,
 };
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
 use crate::bus::envelope::Encoded;
 use crate::bus::queue;
 use crate::bus::sessions::{Ended, Sessions};
 use crate::clock::Clock;
+use futures_util::FutureExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
@@ -34,8 +36,10 @@ use unstale_protocol::time::Moment;
 
 /// The name of its connections.
 const NAME: &str = "unstale-coordinator";
-/// Reports that are on their way at once.
+/// Reports that are on their way at once, and that are taken before anything else has its turn again: while these are
+/// dealt with, the broker sends the others.
 const PREFETCH: u16 = 200;
+const REPORTS_AT_ONCE: usize = 100;
 /// Reports that the queue keeps; the oldest are dropped.
 const REPORTS_MAX: i64 = 100_000;
 /// What the stream keeps, about, and in how large pieces it is forgotten, in bytes.
@@ -87,8 +91,7 @@ async fn session(
     if !has_stream && !reading.status().connected() {
         reading = access.connect(NAME).await?;
     }
-    let reader = answered("open a channel", reading.create_channel()).await?;
-    answered("limit a channel", reader.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    let reader = limited_channel(&reading).await?;
     let stream = names.desired();
     let mut desired = None;
     if has_stream {
@@ -105,7 +108,6 @@ async fn session(
         reading,
         writing,
         writer,
-        reader,
         looks: None,
         names,
         clock,
@@ -141,7 +143,7 @@ async fn session(
                 post.see(found?, &stream).await?;
                 post.tell(&side.desired, &side.incoming)?;
             }
-            report = post.report() => post.take(report?, side).await?,
+            report = post.report() => post.take_waiting(report?, side).await?,
             changed = side.desired.changed() => {
                 changed?;
                 let ours = side.desired.borrow_and_update().clone();
@@ -156,6 +158,13 @@ async fn session(
             },
         }
     }
+}
+
+/// Opens a channel on which the broker sends so much before it waits.
+async fn limited_channel(connection: &Connection) -> Result<Channel, Ended> {
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+    Ok(channel)
 }
 
 /// Makes exchange and queue, or finds them as they should be. The type is always named: a virtual host may have
@@ -217,7 +226,6 @@ struct Post<'a> {
     /// Publishes; the broker says on it that it takes nothing.
     writing: Connection,
     writer: Channel,
-    reader: Channel,
     /// Where the lock is asked for; a refusal closes it.
     looks: Option<Channel>,
     names: &'a Names,
@@ -292,7 +300,9 @@ impl Post<'_> {
         deliver(incoming, ToCoordinator::Lease(Some(Lease { epoch: None, until })))?;
         let (exchange, reports, desired) = (self.names.exchange(), self.names.reports(), self.names.desired());
         if self.reports.is_none() {
-            let consume = self.reader.basic_consume(
+            // A channel of their own: what is acknowledged together must be nothing but reports.
+            let reader = limited_channel(&self.reading).await?;
+            let consume = reader.basic_consume(
                 reports.as_str().into(),
                 "".into(),
                 BasicConsumeOptions::default(),
@@ -320,8 +330,21 @@ impl Post<'_> {
         Ok(())
     }
 
+    /// Takes a report and those that are here already, and acknowledges all of them by one word: what follows from them
+    /// is stored together.
+    async fn take_waiting(&mut self, first: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
+        self.take(&first, side).await?;
+        let mut last = first;
+        for _ in 1..REPORTS_AT_ONCE {
+            let Some(next) = self.report().now_or_never() else { break };
+            last = next?;
+            self.take(&last, side).await?;
+        }
+        acknowledge_up_to(&last, "reports").await
+    }
+
     /// Takes a report, or answers a request for a manifest.
-    async fn take(&mut self, delivery: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
+    async fn take(&mut self, delivery: &Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
         let text = |value: &Option<lapin::types::ShortString>| {
             value.as_ref().map(|value| value.as_str().to_owned()).filter(|value| value.len() <= ROUTE_MAX_BYTES)
         };
@@ -353,7 +376,7 @@ impl Post<'_> {
             side.incoming.room().await?;
             deliver(&side.incoming, ToCoordinator::Report(delivery.data.as_slice().into()))?;
         }
-        acknowledge(&delivery, "reports").await
+        Ok(())
     }
 
     async fn publish_desired(&mut self, ours: &[u8], stream: &str) -> Result<(), Ended> {

@@ -148,6 +148,11 @@ pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), E
     sent(what, delivery.acker.ack(BasicAckOptions::default())).await.map(|_| ())
 }
 
+/// Tells the broker that a message was taken, and all that came before it on its channel.
+pub(super) async fn acknowledge_up_to(delivery: &Delivery, what: &str) -> Result<(), Ended> {
+    sent(what, delivery.acker.ack(BasicAckOptions { multiple: true })).await.map(|_| ())
+}
+
 /// Publishes a message. Waits for a confirmation only where the channel asks for them; none where the broker takes
 /// nothing for now.
 pub(super) async fn publish(

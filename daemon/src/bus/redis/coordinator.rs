@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{Epoch, HostName};
+use unstale_protocol::time::Moment;
 
 /// The name of its connections.
 const NAME: &str = "unstale-coordinator";
@@ -35,6 +36,10 @@ const DESIRED_MAX: usize = 16;
 /// Permits that a host's stream keeps, and how long they are kept: far longer than a permit lives.
 const PERMITS_MAX: usize = 64;
 const PERMITS_KEPT: Duration = Duration::from_mins(10);
+/// How long a manifest is kept, and how often it is written again: one that is wanted no more, by a coordinator that
+/// was killed before it could remove it, does not stay for ever. Who leads again writes what is missing at once.
+const MANIFESTS_KEPT: Duration = Duration::from_hours(7 * 24);
+const MANIFESTS_AGAIN: Duration = Duration::from_hours(24);
 
 /// Lets a script write although the memory limit is reached: Redis 7.0.
 const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
@@ -65,11 +70,11 @@ if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. 
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'e', ARGV[4])
 if ARGV[5] ~= '0' then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
 return 1";
-/// Keys: lease, manifest. Arguments: holder, epoch, envelope.
+/// Keys: lease, manifest. Arguments: holder, epoch, envelope, milliseconds to keep.
 const PUT: &str = "\
 local h = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
 if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. tostring(h[2])) end
-redis.call('SET', KEYS[2], ARGV[3])
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 return 1";
 
 /// Carries the coordinator's messages until the end behind `side` is gone.
@@ -229,8 +234,8 @@ struct Writer<'a> {
     may_go_beyond: bool,
     /// How many of the newest desired states are looked at: all of them first, for noise may lie on top.
     looked: usize,
-    /// Manifests that were written, and what.
-    kept: BTreeMap<Fingerprint, Encoded>,
+    /// Manifests that were written, what, and when that is due again.
+    kept: BTreeMap<Fingerprint, (Encoded, Moment)>,
 }
 
 impl Writer<'_> {
@@ -366,12 +371,14 @@ impl Writer<'_> {
         let (lease_key, epoch) = (self.names.lease(), lease.epoch.unwrap_or_default().0.to_string());
         for (digest, envelope) in wanted {
             let key = self.names.manifest(digest);
-            if self.kept.get(digest) == Some(envelope) {
+            let now = self.clock.now();
+            if self.kept.get(digest).is_some_and(|(written, due)| written == envelope && now < *due) {
                 continue;
             }
-            let arguments: [&[u8]; 3] = [self.holder.as_bytes(), epoch.as_bytes(), envelope];
+            let kept = MANIFESTS_KEPT.as_millis().to_string();
+            let arguments: [&[u8]; 4] = [self.holder.as_bytes(), epoch.as_bytes(), envelope, kept.as_bytes()];
             match self.run::<i64>(PUT, &[&lease_key, &key], &arguments).await {
-                Ok(_) => drop(self.kept.insert(*digest, envelope.clone())),
+                Ok(_) => drop(self.kept.insert(*digest, (envelope.clone(), now.after(MANIFESTS_AGAIN)))),
                 // The next renewal finds out; what has no memory is tried again then.
                 Err(refused) if refused.is_stale() || refused.is_out_of_memory() => {}
                 Err(refused) => return Err(refused.into()),

@@ -131,6 +131,16 @@ async fn redis_keeps_the_contract_under_the_shipped_rules() {
     for key in keys {
         let key: String = redis::from_redis_value(key).unwrap();
         assert!(key.starts_with("unstale:{default}:"), "{key}");
+        let redis::Value::Int(left) = server.run(&["PTTL", &key]).await else { panic!("{key}") };
+        let hours = left / 3_600_000;
+        // What a coordinator that was killed could not remove goes by itself, long after it was written last.
+        if key.starts_with("unstale:{default}:manifest:") {
+            assert!((167..=168).contains(&hours), "{key} is kept for {hours} h");
+        } else if key.starts_with("unstale:{default}:permit:") {
+            assert!((1..=600_000).contains(&left), "{key} is kept for {left} ms");
+        } else {
+            assert_eq!(left, -1, "{key} would end by itself");
+        }
     }
 }
 
