@@ -100,6 +100,9 @@ pub(crate) struct Bus {
     pub(crate) keys: PathBuf,
     /// A file with the broker's password, where the URL has none.
     pub(crate) password_file: PathBuf,
+    /// As whom Sentinels are asked, and a file with that password: they have users of their own. Empty for none.
+    pub(crate) sentinel_user: String,
+    pub(crate) sentinel_password_file: PathBuf,
     /// Certificates of the authority that the broker's certificate comes from; empty for the system's.
     pub(crate) ca_file: PathBuf,
     /// This client's certificate and its key; empty for none.
@@ -159,6 +162,8 @@ impl Default for Bus {
             fleet: FleetName::default(),
             keys: PathBuf::new(),
             password_file: PathBuf::new(),
+            sentinel_user: String::new(),
+            sentinel_password_file: PathBuf::new(),
             ca_file: PathBuf::new(),
             cert_file: PathBuf::new(),
             key_file: PathBuf::new(),

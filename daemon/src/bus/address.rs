@@ -63,9 +63,17 @@ pub(crate) struct RedisUrl {
     pub(crate) places: Vec<(String, u16)>,
     /// What the Sentinels call the server, where they are to be asked.
     pub(crate) master: Option<String>,
+    pub(crate) login: Login,
+    /// Sentinels have users of their own; a URL does not name them.
+    pub(crate) for_sentinels: Login,
+    pub(crate) database: i64,
+}
+
+/// As whom, where that is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Login {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
-    pub(crate) database: i64,
 }
 
 impl FromStr for BusUrl {
@@ -122,8 +130,8 @@ impl FromStr for BusUrl {
         };
         Ok(match kind {
             Kind::Redis => {
-                let database = database(path)?;
-                Self::Redis(RedisUrl { tls, places, master: None, username, password, database })
+                let (login, for_sentinels) = (Login { username, password }, Login::default());
+                Self::Redis(RedisUrl { tls, places, master: None, login, for_sentinels, database: database(path)? })
             }
             Kind::Sentinel => {
                 let (name, number) = path.split_once('/').unwrap_or((path, ""));
@@ -133,7 +141,8 @@ impl FromStr for BusUrl {
                     );
                 }
                 let (master, database) = (Some(decoded(name)), database(number)?);
-                Self::Redis(RedisUrl { tls, places, master, username, password, database })
+                let (login, for_sentinels) = (Login { username, password }, Login::default());
+                Self::Redis(RedisUrl { tls, places, master, login, for_sentinels, database })
             }
             Kind::Amqp => {
                 let Some((host, port)) = places.into_iter().next() else { return Err("no host is named".to_owned()) };
@@ -197,7 +206,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sentinel = if self.master.is_some() { "+sentinel" } else { "" };
         write!(f, "redis{}{sentinel}://", if self.tls { "s" } else { "" })?;
-        write_user(f, self.username.as_deref(), self.password.as_ref())?;
+        write_user(f, self.login.username.as_deref(), self.login.password.as_ref())?;
         for (index, (host, port)) in self.places.iter().enumerate() {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             write!(f, "{}{host}:{port}", if index == 0 { "" } else { "," })?;
@@ -264,7 +273,7 @@ mod tests {
         check("amqp://mq", "amqp://mq:5672");
         check("amqps://u:s3cret@mq/celery", "amqps://u:[redacted]@mq:5671/celery");
         let Ok(BusUrl::Redis(url)) = "redis://u%40x:p%2Fw@db".parse() else { panic!("a URL") };
-        assert_eq!((url.username.as_deref(), url.password), (Some("u@x"), Some(Secret("p/w".into()))));
+        assert_eq!((url.login.username.as_deref(), url.login.password), (Some("u@x"), Some(Secret("p/w".into()))));
     }
 
     #[test]

@@ -172,6 +172,17 @@ pub(crate) struct KeysIdArgs {
     pub(crate) place: KeysArgs,
 }
 
+/// What a URL of a bus should not say, from the environment.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct BusPasswords {
+    /// The password on the bus, where the URL has none.
+    #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) broker: Option<Secret>,
+    /// The password of the Sentinels, which have users of their own.
+    #[arg(long = "__sentinel-password", env = "UNSTALE_SENTINEL_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) sentinels: Option<Secret>,
+}
+
 /// The bus of a fleet, and who speaks on it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BusArgs {
@@ -179,9 +190,8 @@ pub(crate) struct BusArgs {
     /// `amqp://`, `amqps://` (TLS).
     #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
     pub(crate) bus: Option<Secret>,
-    /// The password on the bus, where the URL has none.
-    #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
-    pub(crate) password: Option<Secret>,
+    #[command(flatten)]
+    pub(crate) passwords: BusPasswords,
     /// The fleet's name, with which everything on the bus begins. Default: `default`.
     #[arg(long, value_name = "NAME", env = "UNSTALE_FLEET")]
     pub(crate) fleet: Option<FleetName>,
@@ -428,9 +438,8 @@ pub(crate) struct DoctorArgs {
     /// Also look at this bus, with the coordinator's user: `redis://…`, `amqp://…`. Default: the one in `[bus]`.
     #[arg(long, value_name = "URL", env = "UNSTALE_BUS", hide_env_values = true)]
     pub(crate) bus: Option<Secret>,
-    /// The password on the bus, where the URL has none.
-    #[arg(long = "__bus-password", env = "UNSTALE_BUS_PASSWORD", hide = true, hide_env_values = true)]
-    pub(crate) password: Option<Secret>,
+    #[command(flatten)]
+    pub(crate) passwords: BusPasswords,
     #[command(flatten)]
     pub(crate) state: StateDirArgs,
     #[command(flatten)]

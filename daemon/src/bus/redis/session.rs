@@ -1,6 +1,6 @@
 //! Connections to Redis: where, as whom, with which time limits; and what is said when one cannot be had.
 
-use crate::bus::address::RedisUrl;
+use crate::bus::address::{Login, RedisUrl};
 use crate::bus::sessions::{self, Ended};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -58,6 +58,10 @@ impl Refused {
             Some("NOPERM") => {
                 format!("this user may not {what} ({said}): `deploy/redis.acl` has the rules that are needed")
             }
+            Some("NOAUTH") if what.starts_with("SENTINEL") => {
+                "it wants a password: `sentinel_password_file` in `[bus]`, or UNSTALE_SENTINEL_PASSWORD".to_owned()
+            }
+            Some("NOAUTH") => format!("{what}: the server wants a password"),
             Some("OOM") => format!("the server has no memory left for {what}"),
             Some("ERR") if said.contains("unknown command") => {
                 format!("the server does not know {what}: Redis 5 or later is needed")
@@ -139,7 +143,7 @@ impl Access {
         let mut reasons = Vec::new();
         for (host, port) in &self.url.places {
             let asked = async {
-                let login = RedisConnectionInfo::default().set_skip_set_lib_name();
+                let login = info_of(&self.url.for_sentinels);
                 let mut connection = self.open(&(host.clone(), *port), login, ANSWER_TIMEOUT).await?;
                 let mut command = redis::cmd("SENTINEL");
                 command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
@@ -157,13 +161,7 @@ impl Access {
     }
 
     async fn connect_to(&self, place: &(String, u16), name: &str, wait: Duration) -> Result<Connection, Ended> {
-        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(self.url.database);
-        if let Some(username) = &self.url.username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = &self.url.password {
-            login = login.set_password(&password.0);
-        }
+        let login = info_of(&self.url.login).set_db(self.url.database);
         let mut connection = self.open(place, login, wait + ANSWER_TIMEOUT).await?;
         let mut command = redis::cmd("CLIENT");
         command.arg("SETNAME").arg(name);
@@ -210,6 +208,17 @@ impl Access {
         let client = client.map_err(words)?;
         client.get_multiplexed_async_connection_with_config(&options).await.map(Connection).map_err(words)
     }
+}
+
+fn info_of(login: &Login) -> RedisConnectionInfo {
+    let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(username) = &login.username {
+        info = info.set_username(username);
+    }
+    if let Some(password) = &login.password {
+        info = info.set_password(&password.0);
+    }
+    info
 }
 
 #[cfg(test)]

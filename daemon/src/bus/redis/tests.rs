@@ -1,7 +1,7 @@
 //! The transport against a real server, under the rules that are shipped.
 
 use super::{Access, Names};
-use crate::bus::address::{BusUrl, RedisUrl};
+use crate::bus::address::{BusUrl, Login, RedisUrl, Secret};
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told, is_up, listen};
 use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
 use crate::bus::envelope::FleetName;
@@ -366,36 +366,75 @@ async fn a_server_with_tls_is_believed_by_its_authority_and_asks_for_a_certifica
     drop(server);
 }
 
-#[tokio::test]
-async fn sentinels_are_asked_where_the_server_is() {
-    let server = Server::start(&["--requirepass", "admin"]).await;
-    let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = format!(
-        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {} 1\n",
-        dir.path().display(),
-        server.port
-    );
-    std::fs::write(dir.path().join("sentinel.conf"), config).unwrap();
-    let mut command = Command::new("redis-server");
-    command.arg(dir.path().join("sentinel.conf")).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
-    let mut sentinel = command.spawn().unwrap();
-    let mut set = JoinSet::new();
-    let through = |name: &str| Access {
-        url: url(&format!("redis+sentinel://unstale-agent:a0@127.0.0.1:1,127.0.0.1:{port}/{name}")),
-        ..server.access("x", "y")
-    };
-    let mut agent = start_agent(&mut set, through("shop"), 1);
-    is_up(&mut agent).await;
-    let mut lost = start_agent(&mut set, through("other"), 2);
-    let why = hears(&mut lost, "why", |message| match message {
-        ToAgent::Link(Link::Down(why)) if why.contains("no Sentinel") => Some(why),
+/// A Sentinel that watches over a server, which it calls `shop`.
+struct Sentinel {
+    child: Child,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Sentinel {
+    fn start(server: &Server, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {} 1\n{more}\n",
+            dir.path().display(),
+            server.port
+        );
+        std::fs::write(dir.path().join("sentinel.conf"), config).unwrap();
+        let mut command = Command::new("redis-server");
+        command.arg(dir.path().join("sentinel.conf")).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+        Self { child: command.spawn().unwrap(), port, _dir: dir }
+    }
+
+    /// The way of an agent to the server of this name, by a Sentinel that is not there and by this one.
+    fn to(&self, name: &str, for_sentinels: Login) -> Access {
+        let text = format!("redis+sentinel://unstale-agent:a0@127.0.0.1:1,127.0.0.1:{}/{name}", self.port);
+        let url = RedisUrl { for_sentinels, ..url(&text) };
+        Access { url, authority: None, identity: None, fail_fast: false }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Waits until an agent says that no Sentinel helped it, for a reason with these words.
+async fn finds_no_way(agent: &mut AgentEnd, words: &str) {
+    hears(agent, words, |message| match message {
+        ToAgent::Link(Link::Down(why)) => (why.contains("no Sentinel") && why.contains(words)).then_some(()),
         _ => None,
     })
     .await;
-    assert!(why.contains("knows no server of the name other"), "{why}");
-    sentinel.kill().unwrap();
-    sentinel.wait().unwrap();
+}
+
+#[tokio::test]
+async fn sentinels_are_asked_where_the_server_is() {
+    let server = Server::start(&["--requirepass", "admin"]).await;
+    let sentinel = Sentinel::start(&server, "");
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, sentinel.to("shop", Login::default()), 1);
+    is_up(&mut agent).await;
+    let mut lost = start_agent(&mut set, sentinel.to("other", Login::default()), 2);
+    finds_no_way(&mut lost, "knows no server of the name other").await;
+}
+
+#[tokio::test]
+async fn sentinels_with_a_password_of_their_own_are_asked_with_it() {
+    let server = Server::start(&["--requirepass", "admin"]).await;
+    let sentinel = Sentinel::start(&server, "requirepass s3ntinel");
+    let mut set = JoinSet::new();
+    let with = |password: &str| Login { username: None, password: Some(Secret(password.to_owned())) };
+    let mut agent = start_agent(&mut set, sentinel.to("shop", with("s3ntinel")), 1);
+    is_up(&mut agent).await;
+    let mut wrong = start_agent(&mut set, sentinel.to("shop", with("a0")), 2);
+    finds_no_way(&mut wrong, "refuses user or password").await;
+    let mut without = start_agent(&mut set, sentinel.to("shop", Login::default()), 3);
+    finds_no_way(&mut without, "`sentinel_password_file`").await;
 }
 
 #[tokio::test]

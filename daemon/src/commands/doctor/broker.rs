@@ -12,7 +12,7 @@ pub(super) async fn look(args: &DoctorArgs, config: &Config) -> Vec<Finding> {
     if args.bus.is_none() && config.bus.url == crate::bus::address::BusUrl::Embedded {
         return Vec::new();
     }
-    let wire = match Wire::find_for_look(args.bus.as_ref(), args.password.as_ref(), config) {
+    let wire = match Wire::find_for_look(args.bus.as_ref(), &args.passwords, config) {
         Ok(wire) => wire,
         Err(error) => return vec![Finding::missing(WHAT, format!("{error:#}"), "see `unstale coordinator --help`")],
     };

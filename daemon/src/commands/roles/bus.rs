@@ -1,11 +1,11 @@
 //! The bus of a fleet as the command line and the configuration state it: which broker, which fleet, whose keys.
 
-use crate::bus::address::{AmqpUrl, BusUrl, RedisUrl, Secret};
+use crate::bus::address::{AmqpUrl, BusUrl, Login, RedisUrl, Secret};
 use crate::bus::condition::Condition;
 use crate::bus::ends::{AgentSide, CoordinatorSide};
 use crate::bus::envelope::{FleetName, Seal};
 use crate::bus::{amqp, redis};
-use crate::cli::{BusArgs, Surroundings};
+use crate::cli::{BusArgs, BusPasswords, Surroundings};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::keys::{KeyPlace, Role};
@@ -41,7 +41,7 @@ impl Wire {
     /// # Errors
     /// Where no network bus is named, or a file that is needed cannot be read.
     pub(in crate::commands) fn find(args: &BusArgs, config: &Config) -> anyhow::Result<Self> {
-        let mut wire = Self::find_for_look(args.bus.as_ref(), args.password.as_ref(), config)?;
+        let mut wire = Self::find_for_look(args.bus.as_ref(), &args.passwords, config)?;
         if let Some(fleet) = &args.fleet {
             wire.fleet = fleet.clone();
         }
@@ -58,7 +58,7 @@ impl Wire {
     /// Where no network bus is named, or a file that is needed cannot be read.
     pub(in crate::commands) fn find_for_look(
         stated: Option<&Secret>,
-        password: Option<&Secret>,
+        passwords: &BusPasswords,
         config: &Config,
     ) -> anyhow::Result<Self> {
         // Whatever speaks TLS to a broker uses this one provider; that somebody has chosen it before is no error.
@@ -71,13 +71,13 @@ impl Wire {
             None => config.bus.url.clone(),
         };
         let in_url = match &url {
-            BusUrl::Redis(url) => &url.password,
+            BusUrl::Redis(url) => &url.login.password,
             BusUrl::Amqp(url) => &url.password,
             BusUrl::Embedded => anyhow::bail!(
                 "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
             ),
         };
-        let password = match (in_url, password) {
+        let password = match (in_url, &passwords.broker) {
             (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
             (None, None) => read_password(&config.bus.password_file)?,
         };
@@ -92,7 +92,13 @@ impl Wire {
         let (authority, fail_fast) = (read(&config.bus.ca_file)?, false);
         let (url, access) = match url {
             BusUrl::Redis(url) => {
-                let url = RedisUrl { password, ..url };
+                let of_sentinels = match &passwords.sentinels {
+                    Some(stated) => Some(stated.clone()),
+                    None => read_password(&config.bus.sentinel_password_file)?,
+                };
+                let username = Some(config.bus.sentinel_user.clone()).filter(|name| !name.is_empty());
+                let for_sentinels = Login { username, password: of_sentinels };
+                let url = RedisUrl { login: Login { password, ..url.login }, for_sentinels, ..url };
                 (url.to_string(), Access::Redis(redis::Access { url, authority, identity, fail_fast }))
             }
             BusUrl::Amqp(url) => {
