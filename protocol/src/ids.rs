@@ -54,14 +54,16 @@ fn check_derived(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// What is kept of a text beside it, in bytes: two names of a tree are mostly told apart without a look at their texts.
-const HEAD_BYTES: usize = 16;
+/// The first 16 bytes of a text, zeros where it is shorter, as two numbers: they order as the texts do, or are the same.
+/// Kept beside the text, so that two names of a tree are mostly told apart by two comparisons, without a look at it.
+type Head = (u64, u64);
 
-/// Returns the first bytes of a text, and zeros where it is shorter: they order as the texts do, or are the same.
-fn head_of(text: &str) -> [u8; HEAD_BYTES] {
-    let mut head = [0; HEAD_BYTES];
+fn head_of(text: &str) -> Head {
+    let mut head = [0; 16];
     head.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
-    head
+    let [first, second] =
+        [0, 8].map(|at| head.iter().skip(at).take(8).fold(0, |all, byte| all << 8 | u64::from(*byte)));
+    (first, second)
 }
 
 macro_rules! text_id {
@@ -70,7 +72,7 @@ macro_rules! text_id {
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub struct $name {
-            head: [u8; HEAD_BYTES],
+            head: Head,
             text: Arc<str>,
         }
 

@@ -79,8 +79,13 @@ impl Coordinator {
         // does not know what is down.
         let is_heard = report.scanned && (follows || report.unsupported.is_some());
         host.heard_in = is_heard.then_some(self.version.epoch);
-        if !before.as_deref().is_some_and(|last| says_the_same(last, report)) {
+        let is_still = before.as_deref().is_some_and(|last| says_the_same(last, report));
+        if !is_still {
             host.still_since = Some(now);
+        }
+        // Most reports say what the last one said: what was kept and recorded then would come out the same.
+        if is_still && before.as_deref().is_some_and(|last| counts_the_same(last, report)) {
+            return records;
         }
         let record = HostRecord {
             pools: pools_of(report, &host.record.pools),
@@ -195,6 +200,11 @@ fn is_over(permit: &PermitRecord, slot: Option<&SlotReport>, report: &Report) ->
 
 fn says_the_same(a: &Report, b: &Report) -> bool {
     a.apps == b.apps && a.slots == b.slots && a.incarnation == b.incarnation
+}
+
+/// Tells whether what is kept of a host, beside what [`says_the_same`] compares, rests on the same words.
+fn counts_the_same(a: &Report, b: &Report) -> bool {
+    a.pools == b.pools && a.scanned == b.scanned && a.leaving == b.leaving
 }
 
 /// Returns what is worth a line in the record.
