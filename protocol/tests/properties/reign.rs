@@ -1,5 +1,7 @@
 //! Coordinators that take over from each other: what one learns of the other, and what it waits for.
 
+#[path = "reign/again.rs"]
+mod again;
 #[path = "reign/beside.rs"]
 mod beside;
 

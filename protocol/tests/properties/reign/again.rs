@@ -1,0 +1,58 @@
+//! What a host says again, and what of it is new: most reports say what the last one said.
+
+use super::{Seat, app, host, pool, report};
+use unstale_protocol::coordinator::{HostRecord, Record};
+use unstale_protocol::message::{PoolReport, Report};
+use unstale_protocol::time::Moment;
+
+/// Hears these one after another, and returns what was kept of the host after each; none where nothing was.
+fn kept_of(reports: impl IntoIterator<Item = Report>) -> Vec<Option<HostRecord>> {
+    let mut seat = Seat::leading(1, 1);
+    seat.broadcast(7, 5);
+    let mut kept = Vec::new();
+    for (sequence, said) in (1..).zip(reports) {
+        let before = seat.disk.len();
+        let follows = seat.last().clone();
+        let (accepted, author) = (follows.version(), follows.author);
+        seat.hear(&Report { sequence, clock: Moment(sequence), accepted, author, ..said }, 10 * sequence);
+        kept.push(seat.disk[before..].iter().rev().find_map(|record| match record {
+            Record::Host(name, Some(record)) if *name == host("web-1") => Some(record.clone()),
+            _ => None,
+        }));
+    }
+    kept
+}
+
+fn said() -> Report {
+    let mut seat = Seat::leading(1, 1);
+    seat.broadcast(7, 5);
+    report("web-1", 1, seat.last())
+}
+
+#[test]
+fn what_is_said_again_is_not_kept_again() {
+    let kept = kept_of([said(), said(), said()]);
+    assert!(kept[0].is_some() && kept[1..] == [None, None], "{kept:?}");
+}
+
+#[test]
+fn a_pool_that_has_grown_counts_although_nothing_else_is_new() {
+    let grown = Report { pools: [(pool(), PoolReport { total: 5, unavailable: 0 })].into(), ..said() };
+    let kept = kept_of([said(), grown, said()]);
+    let totals = kept.iter().map(|kept| kept.as_ref().and_then(|kept| kept.pools.get(&pool()).copied()));
+    assert_eq!(totals.collect::<Vec<_>>(), [Some(1), Some(5), Some(1)]);
+}
+
+#[test]
+fn who_leaves_is_known_to_have_left_and_to_be_back() {
+    let kept = kept_of([said(), Report { leaving: true, ..said() }, said()]);
+    let left = kept.iter().map(|kept| kept.as_ref().map(|kept| kept.left));
+    assert_eq!(left.collect::<Vec<_>>(), [Some(false), Some(true), Some(false)]);
+}
+
+#[test]
+fn who_has_looked_at_last_is_known_to_have_although_it_found_what_it_remembered() {
+    let kept = kept_of([Report { scanned: false, ..said() }, said()]);
+    let apps = kept.iter().map(|kept| kept.as_ref().map(|kept| kept.apps.iter().flatten().any(|name| *name == app())));
+    assert_eq!(apps.collect::<Vec<_>>(), [Some(false), Some(true)]);
+}
