@@ -331,20 +331,20 @@ impl Post<'_> {
     }
 
     /// Takes a report and those that are here already, and acknowledges all of them by one word: what follows from them
-    /// is stored together.
+    /// is stored together. One that is answered is the last: over a slow way an answer takes long enough.
     async fn take_waiting(&mut self, first: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
-        self.take(&first, side).await?;
         let mut last = first;
-        for _ in 1..REPORTS_AT_ONCE {
+        let mut taken = 1;
+        while !self.take(&last, side).await? && taken < REPORTS_AT_ONCE {
             let Some(next) = self.report().now_or_never() else { break };
             last = next?;
-            self.take(&last, side).await?;
+            taken += 1;
         }
         acknowledge_up_to(&last, "reports").await
     }
 
-    /// Takes a report, or answers a request for a manifest.
-    async fn take(&mut self, delivery: &Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
+    /// Takes a report, or answers a request for a manifest; tells whether it was answered.
+    async fn take(&mut self, delivery: &Delivery, side: &CoordinatorSide) -> Result<bool, Ended> {
         let text = |value: &Option<lapin::types::ShortString>| {
             value.as_ref().map(|value| value.as_str().to_owned()).filter(|value| value.len() <= ROUTE_MAX_BYTES)
         };
@@ -364,6 +364,7 @@ impl Post<'_> {
         if kind.as_deref() == Some(HELLO) {
             if let Some(route) = route.filter(|_| self.has_stream) {
                 self.send(&route, b"", BasicProperties::default().with_type(STREAM.into())).await?;
+                return Ok(true);
             }
         } else if let Some(wanted) = wanted {
             let digest = wanted.parse::<Fingerprint>().ok();
@@ -371,12 +372,13 @@ impl Post<'_> {
             if let (Some(manifest), Some(route)) = (manifest, route) {
                 let properties = BasicProperties::default().with_type(MANIFEST.into());
                 self.send(&route, &manifest, properties.with_correlation_id(wanted.as_str().into())).await?;
+                return Ok(true);
             }
         } else {
             side.incoming.room().await?;
             deliver(&side.incoming, ToCoordinator::Report(delivery.data.as_slice().into()))?;
         }
-        Ok(())
+        Ok(false)
     }
 
     async fn publish_desired(&mut self, ours: &[u8], stream: &str) -> Result<(), Ended> {
