@@ -59,11 +59,9 @@ fn check_derived(text: &str) -> Result<(), NameError> {
 type Head = (u64, u64);
 
 fn head_of(text: &str) -> Head {
-    let mut head = [0; 16];
-    head.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
-    let [first, second] =
-        [0, 8].map(|at| head.iter().skip(at).take(8).fold(0, |all, byte| all << 8 | u64::from(*byte)));
-    (first, second)
+    let (mut first, mut second) = ([0; 8], [0; 8]);
+    first.iter_mut().chain(&mut second).zip(text.bytes()).for_each(|(to, from)| *to = from);
+    (u64::from_be_bytes(first), u64::from_be_bytes(second))
 }
 
 macro_rules! text_id {
@@ -323,6 +321,16 @@ mod tests {
         }
         for bad in ["", "-shop", "a b", "a/b", "ä", &"x".repeat(65)] {
             assert!(AppName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_order_as_their_texts_do() {
+        let texts = ["a", "a\0", "a\0b", "ab", "b", "host-000", "host-0001", "host-000123456789", "host-000123456790"];
+        let more = ["host-00012345678z", "host-0002", "z", "é", "\u{10ffff}"];
+        let texts: Vec<&str> = texts.into_iter().chain(more).collect();
+        for (a, b) in texts.iter().flat_map(|a| texts.iter().map(move |b| (*a, *b))) {
+            assert_eq!(SlotId::new(a).unwrap().cmp(&SlotId::new(b).unwrap()), a.cmp(b), "{a:?} and {b:?}");
         }
     }
 
