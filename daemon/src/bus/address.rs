@@ -49,8 +49,7 @@ pub(crate) struct AmqpUrl {
     pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) username: Option<String>,
-    pub(crate) password: Option<Secret>,
+    pub(crate) login: Login,
     /// The virtual host; `/` where none is stated.
     pub(crate) vhost: String,
 }
@@ -110,13 +109,14 @@ impl FromStr for BusUrl {
             Some((user, hosts)) => (Some(user), hosts),
             None => (None, authority),
         };
-        let (username, password) = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
-            None => (None, None),
+        let login = match user.map(|user| user.split_once(':').unwrap_or((user, ""))) {
+            None => Login::default(),
             Some((name, password)) => {
                 let given = |text: &str| Some(decoded(text)).filter(|text| !text.is_empty());
-                (given(name), given(password).map(Secret))
+                Login { username: given(name), password: given(password).map(Secret) }
             }
         };
+        let for_sentinels = Login::default();
         let places = places(hosts, kind.port(tls))?;
         if kind != Kind::Sentinel && places.len() > 1 {
             return Err("several hosts are for Sentinels: `redis+sentinel://HOST,HOST/NAME`".to_owned());
@@ -130,8 +130,8 @@ impl FromStr for BusUrl {
         };
         Ok(match kind {
             Kind::Redis => {
-                let (login, for_sentinels) = (Login { username, password }, Login::default());
-                Self::Redis(RedisUrl { tls, places, master: None, login, for_sentinels, database: database(path)? })
+                let database = database(path)?;
+                Self::Redis(RedisUrl { tls, places, master: None, login, for_sentinels, database })
             }
             Kind::Sentinel => {
                 let (name, number) = path.split_once('/').unwrap_or((path, ""));
@@ -141,13 +141,12 @@ impl FromStr for BusUrl {
                     );
                 }
                 let (master, database) = (Some(decoded(name)), database(number)?);
-                let (login, for_sentinels) = (Login { username, password }, Login::default());
                 Self::Redis(RedisUrl { tls, places, master, login, for_sentinels, database })
             }
             Kind::Amqp => {
                 let Some((host, port)) = places.into_iter().next() else { return Err("no host is named".to_owned()) };
                 let vhost = if path.is_empty() { "/".to_owned() } else { decoded(path) };
-                Self::Amqp(AmqpUrl { tls, host, port, username, password, vhost })
+                Self::Amqp(AmqpUrl { tls, host, port, login, vhost })
             }
         })
     }
@@ -206,7 +205,7 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sentinel = if self.master.is_some() { "+sentinel" } else { "" };
         write!(f, "redis{}{sentinel}://", if self.tls { "s" } else { "" })?;
-        write_user(f, self.login.username.as_deref(), self.login.password.as_ref())?;
+        self.login.fmt(f)?;
         for (index, (host, port)) in self.places.iter().enumerate() {
             let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             write!(f, "{}{host}:{port}", if index == 0 { "" } else { "," })?;
@@ -224,18 +223,23 @@ impl fmt::Display for RedisUrl {
 impl fmt::Display for AmqpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "amqp{}://", if self.tls { "s" } else { "" })?;
-        write_user(f, self.username.as_deref(), self.password.as_ref())?;
+        self.login.fmt(f)?;
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let vhost = if self.vhost == "/" { String::new() } else { format!("/{}", self.vhost) };
         write!(f, "{host}:{}{vhost}", self.port)
     }
 }
 
-fn write_user(f: &mut fmt::Formatter<'_>, name: Option<&str>, password: Option<&Secret>) -> fmt::Result {
-    if name.is_none() && password.is_none() {
-        return Ok(());
+impl fmt::Display for Login {
+    /// As it begins a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { username, password } = self;
+        if username.is_none() && password.is_none() {
+            return Ok(());
+        }
+        let shown = if password.is_some() { ":[redacted]" } else { "" };
+        write!(f, "{}{shown}@", username.as_deref().unwrap_or_default())
     }
-    write!(f, "{}{}@", name.unwrap_or_default(), if password.is_some() { ":[redacted]" } else { "" })
 }
 
 impl TryFrom<String> for BusUrl {

@@ -3,6 +3,7 @@
 use super::ends::{self, AgentEnd, CoordinatorEnd, FromAgent, FromCoordinator, Link, ToAgent, ToCoordinator};
 use super::envelope::Encoded;
 use crate::clock::Clock;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::HostName;
@@ -11,6 +12,10 @@ use unstale_protocol::ids::HostName;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what may be lost is said again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// Reports that an agent says at once, which its queue has room for, and how often it does.
+const BURST: usize = 60;
+const BURSTS: usize = 20;
 
 /// A transport under test, with two agents where it carries more than one.
 pub(super) struct Bus {
@@ -43,7 +48,7 @@ pub(super) async fn hears<T>(agent: &mut AgentEnd, what: &str, choose: impl Fn(T
 pub(super) async fn is_told<T>(
     coordinator: &mut CoordinatorEnd,
     what: &str,
-    choose: impl Fn(ToCoordinator) -> Option<T>,
+    mut choose: impl FnMut(ToCoordinator) -> Option<T>,
 ) -> T {
     let wait = async {
         loop {
@@ -97,6 +102,7 @@ pub(super) async fn holds(mut bus: Bus) -> Bus {
         hears_desired(coordinator, agent, "desired two").await;
     }
     reports_arrive(coordinator, agents).await;
+    many_reports_arrive(coordinator, &mut agents[0]).await;
     permits_reach_their_host_alone(coordinator, agents).await;
     manifests_are_fetched_by_digest(coordinator, agents).await;
     bus
@@ -149,6 +155,24 @@ async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostNam
             () = told => {}
             () = say => {}
         }
+    }
+}
+
+/// More than any broker sends at once: who does not acknowledge all that was taken hears no more after a while.
+async fn many_reports_arrive(coordinator: &mut CoordinatorEnd, (name, agent): &mut (HostName, AgentEnd)) {
+    for burst in 0..BURSTS {
+        let words: BTreeSet<String> = (0..BURST).map(|number| format!("{burst}.{number} of {name}")).collect();
+        for said in &words {
+            agent.send(FromAgent::Report(bytes(said))).unwrap();
+        }
+        let mut missing = words;
+        is_told(coordinator, "every report of a burst", |message| {
+            if let ToCoordinator::Report(report) = message {
+                missing.remove(&String::from_utf8_lossy(&report).into_owned());
+            }
+            missing.is_empty().then_some(())
+        })
+        .await;
     }
 }
 

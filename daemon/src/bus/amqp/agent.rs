@@ -5,16 +5,16 @@
 
 use super::names::Names;
 use super::session::{
-    Access, NOT_FOUND, acknowledge, answered, answered_unless, arguments, next, next_of, publish, text,
+    Access, NOT_FOUND, acknowledge, answered, answered_unless, arguments, limited_channel, next, next_of, publish, text,
 };
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel as Kind, Encoded};
 use crate::bus::queue;
 use crate::bus::sessions::{Ended, Sessions};
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ExchangeDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, ExchangeKind};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
@@ -59,7 +59,7 @@ async fn session(
     sessions: &mut Sessions,
 ) -> Result<Infallible, Ended> {
     let connection = access.connect(NAME).await?;
-    let mut channel = open(&connection).await?;
+    let mut channel = limited_channel(&connection, PREFETCH).await?;
     let (stream, exchange) = (names.desired(), names.exchange());
     // From the last chunk, never from where one was: after a loss that lies beyond the end, and waits for ever.
     let last = arguments(&[("x-stream-offset", text("last"))]);
@@ -67,7 +67,7 @@ async fn session(
     let mut desired = answered_unless(&[NOT_FOUND], &format!("read {stream}"), consume).await?;
     if desired.is_none() {
         // The refusal has closed the channel.
-        channel = open(&connection).await?;
+        channel = limited_channel(&connection, PREFETCH).await?;
         let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         let looked =
             channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Direct, passive, FieldTable::default());
@@ -114,13 +114,6 @@ async fn session(
             }
         }
     }
-}
-
-/// Opens a channel that takes only so much at once.
-async fn open(connection: &Connection) -> Result<Channel, Ended> {
-    let channel = answered("open a channel", connection.create_channel()).await?;
-    answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-    Ok(channel)
 }
 
 /// What every message bears: where answers go, and whose it is.

@@ -9,7 +9,7 @@
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
 use super::session::{
-    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, acknowledge_up_to, answered, answered_unless, arguments, next_of,
+    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, limited_channel, next_of,
     publish, text,
 };
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
@@ -20,8 +20,8 @@ use crate::clock::Clock;
 use futures_util::FutureExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer, ExchangeKind};
@@ -91,13 +91,11 @@ async fn session(
     if !has_stream && !reading.status().connected() {
         reading = access.connect(NAME).await?;
     }
-    let reader = limited_channel(&reading).await?;
     let stream = names.desired();
     let mut desired = None;
     if has_stream {
         let last = arguments(&[("x-stream-offset", text("last"))]);
-        let consume = reader.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), last);
-        desired = Some(answered(&format!("read {stream}"), consume).await?);
+        desired = Some(read(&reading, &stream, last).await?);
     } else if sessions.is_first() {
         tracing::warn!(
             bus = %access.url,
@@ -160,11 +158,11 @@ async fn session(
     }
 }
 
-/// Opens a channel on which the broker sends so much before it waits.
-async fn limited_channel(connection: &Connection) -> Result<Channel, Ended> {
-    let channel = answered("open a channel", connection.create_channel()).await?;
-    answered("limit a channel", channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-    Ok(channel)
+/// Begins to read a queue, on a channel of its own: what is acknowledged together must come from nowhere else.
+async fn read(connection: &Connection, queue: &str, arguments: FieldTable) -> Result<Consumer, Ended> {
+    let channel = limited_channel(connection, PREFETCH).await?;
+    let consume = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
+    answered(&format!("read {queue}"), consume).await
 }
 
 /// Makes exchange and queue, or finds them as they should be. The type is always named: a virtual host may have
@@ -300,15 +298,7 @@ impl Post<'_> {
         deliver(incoming, ToCoordinator::Lease(Some(Lease { epoch: None, until })))?;
         let (exchange, reports, desired) = (self.names.exchange(), self.names.reports(), self.names.desired());
         if self.reports.is_none() {
-            // A channel of their own: what is acknowledged together must be nothing but reports.
-            let reader = limited_channel(&self.reading).await?;
-            let consume = reader.basic_consume(
-                reports.as_str().into(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            );
-            self.reports = Some(answered(&format!("read {reports}"), consume).await?);
+            self.reports = Some(read(&self.reading, &reports, FieldTable::default()).await?);
         }
         // All at once, so that a slow way is gone only once.
         let is_there = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
@@ -340,7 +330,7 @@ impl Post<'_> {
             last = next?;
             taken += 1;
         }
-        acknowledge_up_to(&last, "reports").await
+        acknowledge(&last, "reports").await
     }
 
     /// Takes a report, or answers a request for a manifest; tells whether it was answered.

@@ -4,7 +4,7 @@ use crate::bus::address::AmqpUrl;
 use crate::bus::sessions::{self, Ended};
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicPublishOptions};
+use lapin::options::{BasicAckOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
@@ -73,13 +73,13 @@ fn words(what: &str, error: &lapin::Error) -> String {
 impl Access {
     /// Connects and logs in.
     pub(super) async fn connect(&self, name: &str) -> Result<Connection, Ended> {
-        let AmqpUrl { tls, host, port, username, password, vhost } = &self.url;
+        let AmqpUrl { tls, host, port, login, vhost } = &self.url;
         let uri = AMQPUri {
             scheme: if *tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
-                    username: username.clone().unwrap_or_else(|| "guest".to_owned()),
-                    password: password.clone().map_or_else(|| "guest".to_owned(), |password| password.0),
+                    username: login.username.clone().unwrap_or_else(|| "guest".to_owned()),
+                    password: login.password.clone().map_or_else(|| "guest".to_owned(), |password| password.0),
                 },
                 host: host.clone(),
                 port: *port,
@@ -113,6 +113,13 @@ impl Access {
     }
 }
 
+/// Opens a channel on which the broker sends so many messages before it waits for an acknowledgement.
+pub(super) async fn limited_channel(connection: &Connection, prefetch: u16) -> Result<Channel, Ended> {
+    let channel = answered("open a channel", connection.create_channel()).await?;
+    answered("limit a channel", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    Ok(channel)
+}
+
 /// Waits for the next message, and for ever never returns one that is none.
 pub(super) async fn next(consumer: &mut Consumer, what: &str) -> Result<Delivery, Ended> {
     match consumer.next().await {
@@ -143,13 +150,8 @@ async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> R
     }
 }
 
-/// Tells the broker that a message was taken.
-pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
-    sent(what, delivery.acker.ack(BasicAckOptions::default())).await.map(|_| ())
-}
-
 /// Tells the broker that a message was taken, and all that came before it on its channel.
-pub(super) async fn acknowledge_up_to(delivery: &Delivery, what: &str) -> Result<(), Ended> {
+pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
     sent(what, delivery.acker.ack(BasicAckOptions { multiple: true })).await.map(|_| ())
 }
 

@@ -24,6 +24,9 @@ pub(super) const ENVELOPE: &str = "e";
 /// An id below every entry of a stream.
 pub(super) const BEGINNING: &str = "0-0";
 
+/// What is said where a Sentinel asks for a login that it was not given.
+const SENTINEL_LOGIN: &str = "it wants a password: `sentinel_password_file` in `[bus]`, or UNSTALE_SENTINEL_PASSWORD";
+
 /// How the server is reached.
 pub(crate) type Access = sessions::Access<RedisUrl>;
 
@@ -39,6 +42,11 @@ impl Refused {
     /// Tells whether the server had no memory left: reading still works, and so does what may go beyond it.
     pub(super) fn is_out_of_memory(&self) -> bool {
         self.error.code() == Some("OOM")
+    }
+
+    /// Tells whether the server wants a password first.
+    fn wants_login(&self) -> bool {
+        self.error.code() == Some("NOAUTH")
     }
 
     /// Tells whether another coordinator leads.
@@ -58,10 +66,6 @@ impl Refused {
             Some("NOPERM") => {
                 format!("this user may not {what} ({said}): `deploy/redis.acl` has the rules that are needed")
             }
-            Some("NOAUTH") if what.starts_with("SENTINEL") => {
-                "it wants a password: `sentinel_password_file` in `[bus]`, or UNSTALE_SENTINEL_PASSWORD".to_owned()
-            }
-            Some("NOAUTH") => format!("{what}: the server wants a password"),
             Some("OOM") => format!("the server has no memory left for {what}"),
             Some("ERR") if said.contains("unknown command") => {
                 format!("the server does not know {what}: Redis 5 or later is needed")
@@ -142,19 +146,24 @@ impl Access {
     async fn ask_sentinels(&self, master: &str) -> Result<(String, u16), Ended> {
         let mut reasons = Vec::new();
         for (host, port) in &self.url.places {
+            // Why it cannot be reached names the place already.
+            let at = |why: String| Ended::Failed(format!("{host}:{port}: {why}"));
             let asked = async {
                 let login = info_of(&self.url.for_sentinels);
                 let mut connection = self.open(&(host.clone(), *port), login, ANSWER_TIMEOUT).await?;
                 let mut command = redis::cmd("SENTINEL");
                 command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-                let answer: Option<(String, u16)> =
-                    connection.run(&command, "SENTINEL GET-MASTER-ADDR-BY-NAME").await?;
-                answer.ok_or_else(|| Ended::Failed(format!("it knows no server of the name {master}")))
+                match connection.run::<Option<_>>(&command, "SENTINEL GET-MASTER-ADDR-BY-NAME").await {
+                    Ok(Some(place)) => Ok(place),
+                    Ok(None) => Err(at(format!("it knows no server of the name {master}"))),
+                    Err(refused) if refused.wants_login() => Err(at(SENTINEL_LOGIN.to_owned())),
+                    Err(refused) => Err(at(refused.words())),
+                }
             };
             let limit = tokio::time::timeout(CONNECT_TIMEOUT / 3, asked).await;
-            match limit.unwrap_or_else(|_| Err(Ended::Failed("no answer".to_owned()))) {
+            match limit.unwrap_or_else(|_| Err(at("no answer".to_owned()))) {
                 Ok(place) => return Ok(place),
-                Err(error) => reasons.push(format!("{host}:{port}: {error}")),
+                Err(error) => reasons.push(error.to_string()),
             }
         }
         Err(Ended::Failed(format!("no Sentinel told where {master} is ({})", reasons.join("; "))))

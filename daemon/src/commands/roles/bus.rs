@@ -71,16 +71,14 @@ impl Wire {
             None => config.bus.url.clone(),
         };
         let in_url = match &url {
-            BusUrl::Redis(url) => &url.login.password,
-            BusUrl::Amqp(url) => &url.password,
+            BusUrl::Redis(url) => &url.login,
+            BusUrl::Amqp(url) => &url.login,
             BusUrl::Embedded => anyhow::bail!(
                 "no bus is named: give --bus redis://HOST:6379, or set `url` in `[bus]`; for one host alone there is `unstale up`"
             ),
         };
-        let password = match (in_url, &passwords.broker) {
-            (Some(stated), _) | (None, Some(stated)) => Some(stated.clone()),
-            (None, None) => read_password(&config.bus.password_file)?,
-        };
+        let stated = in_url.password.as_ref().or(passwords.broker.as_ref());
+        let login = Login { password: password(stated, &config.bus.password_file)?, ..in_url.clone() };
         let read = |path: &Path| -> anyhow::Result<Option<Vec<u8>>> {
             if path.as_os_str().is_empty() { Ok(None) } else { read_bounded(path).map(Some) }
         };
@@ -92,17 +90,13 @@ impl Wire {
         let (authority, fail_fast) = (read(&config.bus.ca_file)?, false);
         let (url, access) = match url {
             BusUrl::Redis(url) => {
-                let of_sentinels = match &passwords.sentinels {
-                    Some(stated) => Some(stated.clone()),
-                    None => read_password(&config.bus.sentinel_password_file)?,
-                };
                 let username = Some(config.bus.sentinel_user.clone()).filter(|name| !name.is_empty());
-                let for_sentinels = Login { username, password: of_sentinels };
-                let url = RedisUrl { login: Login { password, ..url.login }, for_sentinels, ..url };
+                let password = password(passwords.sentinels.as_ref(), &config.bus.sentinel_password_file)?;
+                let url = RedisUrl { login, for_sentinels: Login { username, password }, ..url };
                 (url.to_string(), Access::Redis(redis::Access { url, authority, identity, fail_fast }))
             }
             BusUrl::Amqp(url) => {
-                let url = AmqpUrl { password, ..url };
+                let url = AmqpUrl { login, ..url };
                 (url.to_string(), Access::Amqp(amqp::Access { url, authority, identity, fail_fast }))
             }
             BusUrl::Embedded => anyhow::bail!("no bus is named"),
@@ -178,9 +172,10 @@ fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn read_password(path: &Path) -> anyhow::Result<Option<Secret>> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
+/// Returns the password that is stated, or that of a file, where one is named.
+fn password(stated: Option<&Secret>, path: &Path) -> anyhow::Result<Option<Secret>> {
+    if stated.is_some() || path.as_os_str().is_empty() {
+        return Ok(stated.cloned());
     }
     let cannot = || format!("cannot read the password file `{}`", path.display());
     let mode = std::fs::metadata(path).with_context(cannot)?.mode();
