@@ -158,7 +158,7 @@ async fn reports_arrive(coordinator: &mut CoordinatorEnd, agents: &mut [(HostNam
     }
 }
 
-/// More than any broker sends at once: who does not acknowledge all that was taken hears no more after a while.
+/// Reports that come faster than one after another, and more than a broker sends before it waits.
 async fn many_reports_arrive(coordinator: &mut CoordinatorEnd, (name, agent): &mut (HostName, AgentEnd)) {
     for burst in 0..BURSTS {
         let words: BTreeSet<String> = (0..BURST).map(|number| format!("{burst}.{number} of {name}")).collect();

@@ -12,11 +12,12 @@ use self::clock::Clock;
 use self::machine::{Answer, Machine, Unit};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use unstale_protocol::coordinator::{MaxUnavailable, Outcome, Record as CoordinatorRecord};
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, DrainId, Epoch, HostName, Pid, PoolName, ProcessIdentity, SlotId};
+use unstale_protocol::message::Upward;
 
 /// What the coordinators talk through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,14 +127,15 @@ const UNITS_PER_POOL: u32 = 2;
 /// How many units may be unavailable at once in all pools together.
 pub(crate) const BUDGET: u32 = 2 * UNITS_PER_POOL;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 enum Happening {
     /// The periodic scan, which asks for the next one.
     Tick(usize),
     /// A scan that was asked for.
     Scan(usize),
-    HostTimeout(usize, u64),
-    BrainTimeout(usize, u64),
+    /// Of a life, and when it was to be.
+    HostTimeout(usize, u64, u64),
+    BrainTimeout(usize, u64, u64),
     Renew(usize, u64),
     Deliver(Message),
     /// A write that was decided before a pause.
@@ -158,11 +160,11 @@ enum Happening {
     MakeUp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 enum Message {
     Up(usize, Vec<u8>),
-    /// The copy of a report or request for one coordinator.
-    UpTo(usize, Vec<u8>),
+    /// A report or request on its way to one coordinator.
+    UpTo(usize, Rc<Upward>),
     Desired(usize, Vec<u8>),
     Permit(usize, Vec<u8>),
     Write(usize, u64, Write),
@@ -175,7 +177,8 @@ pub(crate) struct World {
     design: Design,
     now: u64,
     order: u64,
-    queue: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    /// What is to happen, by its moment and the order in which it was decided.
+    queue: BTreeMap<(u64, u64), Happening>,
     app: AppName,
     brains: Vec<Brain>,
     lives: u64,
@@ -217,7 +220,7 @@ impl World {
             design,
             now: 0,
             order: 0,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             app: AppName::new("shop").unwrap(),
             disks: vec![Vec::new(); brains.len()],
             brains,
@@ -311,7 +314,7 @@ impl World {
 
     fn at(&mut self, delay: u64, happening: Happening) {
         self.order += 1;
-        self.queue.push(Reverse((self.now + delay, self.order, happening)));
+        self.queue.insert((self.now + delay, self.order), happening);
     }
 
     fn is_faulty(&self) -> bool {
@@ -346,13 +349,14 @@ impl World {
         }
         match message {
             Message::Up(host, bytes) => {
+                let upward: Rc<Upward> = Rc::new(serde_json::from_slice(&bytes).unwrap());
                 for index in 0..self.brains.len() {
                     if self.broker.joins(Party::Host(host), Party::Brain(index)) {
-                        self.send(&Message::UpTo(index, bytes.clone()));
+                        self.send(&Message::UpTo(index, Rc::clone(&upward)));
                     }
                 }
             }
-            Message::UpTo(index, bytes) => self.hear(index, &bytes),
+            Message::UpTo(index, upward) => self.hear(index, Rc::unwrap_or_clone(upward)),
             Message::Desired(index, bytes) => self.desire(index, &bytes),
             Message::Permit(index, bytes) => self.permit(index, &bytes),
             Message::Write(index, life, write) => self.written(index, life, &write),
@@ -362,7 +366,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         let sleeps = match &happening {
-            Happening::BrainTimeout(index, _) | Happening::Renew(index, _) => self.sleeps(*index),
+            Happening::BrainTimeout(index, ..) | Happening::Renew(index, _) => self.sleeps(*index),
             _ => None,
         };
         if let Some(rest) = sleeps {
@@ -374,8 +378,8 @@ impl World {
                 self.at(machine::SCAN_INTERVAL_MS, Happening::Tick(index));
             }
             Happening::Scan(index) => self.scan(index),
-            Happening::HostTimeout(index, life) => self.host_timeout(index, life),
-            Happening::BrainTimeout(index, life) => self.brain_timeout(index, life),
+            Happening::HostTimeout(index, life, at) => self.host_timeout(index, life, at),
+            Happening::BrainTimeout(index, life, at) => self.brain_timeout(index, life, at),
             Happening::Renew(index, life) => self.renew(index, life),
             Happening::Deliver(message) => self.deliver(message),
             Happening::Written(index, life, write) => {
@@ -441,7 +445,7 @@ impl World {
     }
 
     fn advance(&mut self) -> Result<bool, String> {
-        let Some(Reverse((at, _, happening))) = self.queue.pop() else { return Ok(false) };
+        let Some(((at, _), happening)) = self.queue.pop_first() else { return Ok(false) };
         self.now = at;
         self.happen(happening);
         self.broken.take().map_or(Ok(true), Err)

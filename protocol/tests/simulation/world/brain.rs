@@ -167,26 +167,27 @@ impl World {
         if brain.timeout != Some(at) {
             brain.timeout = Some(at);
             let life = brain.life;
-            self.at(at.saturating_sub(now).max(1), Happening::BrainTimeout(index, life));
+            self.at(at.saturating_sub(now).max(1), Happening::BrainTimeout(index, life, at));
         }
     }
 
-    pub(super) fn brain_timeout(&mut self, index: usize, life: u64) {
+    /// As for the hosts.
+    pub(super) fn brain_timeout(&mut self, index: usize, life: u64, at: u64) {
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut().filter(|_| brain.life == life) else { return };
-        brain.timeout = None;
+        brain.timeout = brain.timeout.filter(|next| *next != at);
         machine.handle_timeout(now);
         let next = machine.poll_timeout();
         assert!(next.is_none_or(|next| next > now), "the driver would spin: {next:?} at {now:?}");
         self.pump_brain(index);
     }
 
-    pub(super) fn hear(&mut self, index: usize, bytes: &[u8]) {
+    pub(super) fn hear(&mut self, index: usize, upward: Upward) {
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut() else { return };
-        match serde_json::from_slice(bytes).unwrap() {
+        match upward {
             Upward::Report(report) => machine.handle_report(report, now),
             Upward::Ask(ask) => machine.handle_ask(ask, now),
             Upward::Unknown => unreachable!(),
@@ -218,7 +219,7 @@ impl World {
 }
 
 /// What the broker says to a request for the lease.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub(super) struct LeaseAnswer {
     pub(super) epoch: Option<Epoch>,
     pub(super) asked_at: Moment,

@@ -12,7 +12,7 @@ use unstale_protocol::time::Moment;
 const PAST_MAX: usize = 24;
 
 /// What a coordinator sends to the broker.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub(super) enum Write {
     Lease { least: Epoch, asked_at: Moment },
     Desired(Epoch, Vec<u8>),

@@ -17,7 +17,7 @@ use unstale_protocol::verdict::{Cure, Verdict};
 /// Pause between two looks at the list of processes; what changes is seen sooner.
 pub(super) const SCAN_INTERVAL_MS: u64 = 15_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
     Preflight,
     Stopped,
@@ -111,11 +111,13 @@ impl World {
         self.pump_host(index);
     }
 
-    pub(super) fn host_timeout(&mut self, index: usize, life: u64) {
+    /// The machine is told also when it no longer wants to be: a driver may wake too early. Only the timeout that is
+    /// waited for ends the wait: else each that was overtaken would go on beside it.
+    pub(super) fn host_timeout(&mut self, index: usize, life: u64, at: u64) {
         let machine = &mut self.hosts[index];
         let now = machine.clock.read(self.now);
         let Some(agent) = machine.agent.as_mut().filter(|_| machine.life == life) else { return };
-        machine.next_timeout = None;
+        machine.next_timeout = machine.next_timeout.filter(|next| *next != at);
         agent.handle_timeout(now);
         let next = agent.poll_timeout();
         assert!(next.is_none_or(|next| next > now), "the driver would spin: {next:?} at {now:?}");
@@ -189,7 +191,7 @@ impl World {
         {
             machine.next_timeout = Some(at);
             let life = machine.life;
-            self.at(at.saturating_sub(now).max(1), Happening::HostTimeout(index, life));
+            self.at(at.saturating_sub(now).max(1), Happening::HostTimeout(index, life, at));
         }
     }
 
