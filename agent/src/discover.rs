@@ -16,7 +16,7 @@ pub use units::Unnamed;
 
 use crate::child;
 use crate::process::{Process, Unit};
-use crate::procfs::{self, Facts, Interpreter};
+use crate::procfs::{self, Facts, Interpreter, Stat};
 use crate::reader::Reader;
 use command::Nature;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,8 @@ pub struct Scan {
 #[derive(Clone, Debug)]
 struct Stranger {
     start_s: u64,
-    comm: String,
+    /// Its start in ticks and its name, once its details are known.
+    seen: Option<(u64, String)>,
 }
 
 /// The list of processes between two looks.
@@ -65,6 +66,8 @@ pub struct Discovery {
     listed: BTreeSet<Pid>,
     python: BTreeMap<Pid, Known>,
     strangers: BTreeMap<Pid, Stranger>,
+    /// Processes that ended, or whose number has a new owner, by their own `stat`: what `system` says of them is old.
+    outdated: BTreeSet<Pid>,
     numbers: slot::Numbers,
     programs: BTreeMap<ProcessIdentity, String>,
     users: BTreeMap<u32, String>,
@@ -124,9 +127,9 @@ impl Discovery {
         self.python.values().map(|known| (known.facts.identity, known.facts.parent))
     }
 
-    /// Brings the list of processes up to date. Most looks only see who came and who went: a number that has a new
-    /// owner at once is noticed within a few looks, a worker's own at the next. A kernel thread's is asked about in a
-    /// thorough look only: there are many, and they never turn into anything else. Returns whether nobody came or went.
+    /// Brings the list of processes up to date: who came, who went, and whose own `stat` said otherwise at the last look.
+    /// A kernel thread is asked about in a thorough look only: there are many, and they never turn into anything else.
+    /// Returns whether nobody came or went.
     fn refresh(&mut self) -> bool {
         let kind = ProcessRefreshKind::nothing().without_tasks();
         let now = procfs::pids().unwrap_or_default();
@@ -138,13 +141,10 @@ impl Discovery {
             return false;
         }
         let known = self.system.processes();
-        let is_recheck = self.looks.is_multiple_of(RECHECK_LOOKS);
         let came = now.iter().map(|pid| sysinfo::Pid::from_u32(pid.0)).filter(|pid| !known.contains_key(pid));
-        let may_change = known
-            .iter()
-            .filter(|(pid, process)| (is_recheck && !is_kernel(process)) || !now.contains(&Pid(pid.as_u32())))
-            .map(|(pid, _)| *pid);
-        let some: Vec<sysinfo::Pid> = came.chain(may_change).collect();
+        let went = known.keys().copied().filter(|pid| !now.contains(&Pid(pid.as_u32())));
+        let outdated = std::mem::take(&mut self.outdated).into_iter().map(|pid| sysinfo::Pid::from_u32(pid.0));
+        let some: Vec<sysinfo::Pid> = came.chain(went).chain(outdated).collect();
         if !some.is_empty() {
             self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&some), true, kind);
         }
@@ -176,14 +176,16 @@ impl Discovery {
                 if is_due(is_calm, is_young, turn) && self.is_changed(pid, is_turn) {
                     asked.push(pid);
                 }
-            } else if let Some(stranger) = self.strangers.get_mut(&pid) {
-                let comm = if is_turn { procfs::stat(pid).ok().map(|stat| stat.comm) } else { None };
-                let is_other = comm.is_some_and(|comm| comm != stranger.comm);
-                if is_other || turn.is_multiple_of(DETAILS_LOOKS) {
+            } else if let Some(stranger) = self.strangers.get(&pid) {
+                let stat = if is_turn { procfs::stat(pid).ok() } else { None };
+                if stat.as_ref().is_some_and(|stat| stranger.is_over(stat)) {
+                    self.strangers.remove(&pid);
+                    self.outdated.insert(pid);
+                } else if turn.is_multiple_of(DETAILS_LOOKS) || stat.is_some_and(|stat| stranger.is_renamed(&stat)) {
                     asked.push(pid);
                 }
             } else {
-                self.strangers.insert(pid, Stranger { start_s, comm: String::new() });
+                self.strangers.insert(pid, Stranger { start_s, seen: None });
                 asked.push(pid);
             }
         }
@@ -192,17 +194,15 @@ impl Discovery {
 
     /// Takes note of a known process's parent, and tells whether its details must be read again.
     fn is_changed(&mut self, pid: Pid, is_turn: bool) -> bool {
-        let Ok(stat) = procfs::stat(pid) else {
+        let Some(stat) = procfs::stat(pid).ok().filter(|stat| !stat.is_dead()) else {
             self.python.remove(&pid);
+            self.outdated.insert(pid);
             return false;
         };
-        if stat.is_dead() {
-            self.python.remove(&pid);
-            return false;
-        }
         let Some(known) = self.python.get_mut(&pid) else { return true };
         if stat.start_ticks != known.facts.identity.start_ticks {
             self.python.remove(&pid);
+            self.outdated.insert(pid);
             return true;
         }
         known.facts.parent = stat.parent;
@@ -222,7 +222,7 @@ impl Discovery {
             if !is_python(&facts) {
                 self.python.remove(pid);
                 if let Some(stranger) = self.strangers.get_mut(pid) {
-                    stranger.comm = facts.comm;
+                    stranger.seen = Some((facts.identity.start_ticks, facts.comm));
                 }
                 continue;
             }
@@ -262,6 +262,18 @@ impl Discovery {
             processes: self.python.len() + self.strangers.len(),
             unnamed: assembled.unnamed,
         }
+    }
+}
+
+impl Stranger {
+    /// Tells whether the process has ended, or its number has a new owner.
+    fn is_over(&self, stat: &Stat) -> bool {
+        stat.is_dead() || self.seen.as_ref().is_some_and(|(start_ticks, _)| *start_ticks != stat.start_ticks)
+    }
+
+    /// Tells whether the process has another name than when its details were read: it may have executed something else.
+    fn is_renamed(&self, stat: &Stat) -> bool {
+        self.seen.as_ref().is_none_or(|(_, comm)| *comm != stat.comm)
     }
 }
 
