@@ -29,8 +29,9 @@ use unstale_protocol::ids::{Pid, ProcessIdentity};
 const YOUNG_S: u64 = 60;
 /// An older one is looked at again every so many looks.
 const RECHECK_LOOKS: u64 = 8;
-/// And with all details every so many looks.
-const DETAILS_LOOKS: u64 = 64;
+/// And with all details in every so many of those looks in which everything is looked at again: one question to the
+/// reader about many costs less than many questions.
+const DETAILS_ROUNDS: u64 = 8;
 /// A worker beside which no process came or went can only have ended unnoticed by its parent, or have executed something
 /// else: that is looked for every so many looks.
 const CALM_LOOKS: u64 = 4;
@@ -154,6 +155,7 @@ impl Discovery {
     /// Lists all processes, drops what has ended, and returns those whose details are needed.
     fn list(&mut self) -> Vec<Pid> {
         let is_calm = self.refresh();
+        let look = self.looks;
         self.looks = self.looks.wrapping_add(1);
         let mut asked = Vec::new();
         let mut alive = BTreeMap::new();
@@ -169,7 +171,7 @@ impl Discovery {
         self.python.retain(|pid, _| alive.contains_key(pid));
         self.strangers.retain(|pid, stranger| alive.get(pid).is_some_and(|(start_s, _)| *start_s == stranger.start_s));
         for (pid, (start_s, age_s)) in alive {
-            let turn = self.looks.wrapping_add(u64::from(pid.0));
+            let turn = look.wrapping_add(u64::from(pid.0));
             let is_young = age_s < YOUNG_S;
             let is_turn = is_young || turn.is_multiple_of(RECHECK_LOOKS);
             if self.python.contains_key(&pid) {
@@ -181,7 +183,7 @@ impl Discovery {
                 if stat.as_ref().is_some_and(|stat| stranger.is_over(stat)) {
                     self.strangers.remove(&pid);
                     self.outdated.insert(pid);
-                } else if turn.is_multiple_of(DETAILS_LOOKS) || stat.is_some_and(|stat| stranger.is_renamed(&stat)) {
+                } else if needs_details(look, pid) || stat.is_some_and(|stat| stranger.is_renamed(&stat)) {
                     asked.push(pid);
                 }
             } else {
@@ -283,6 +285,12 @@ fn is_due(is_calm: bool, is_young: bool, turn: u64) -> bool {
     !is_calm || is_young || turn.is_multiple_of(CALM_LOOKS)
 }
 
+/// Tells whether a look asks for all details of a process that was no Python.
+fn needs_details(look: u64, pid: Pid) -> bool {
+    let round = look / RECHECK_LOOKS;
+    look.is_multiple_of(RECHECK_LOOKS) && round.wrapping_add(u64::from(pid.0)).is_multiple_of(DETAILS_ROUNDS)
+}
+
 fn is_kernel(process: &sysinfo::Process) -> bool {
     process.thread_kind() == Some(ThreadKind::Kernel)
 }
@@ -332,6 +340,16 @@ mod tests {
                 assert_eq!(turns.len(), 10, "{pid} from look {first}: {turns:?}");
                 assert!(turns.windows(2).all(|pair| pair[1] - pair[0] == 4), "{pid} from look {first}: {turns:?}");
             }
+        }
+    }
+
+    #[test]
+    fn details_are_asked_for_every_64th_look_together_with_all_else() {
+        for pid in (1..100).map(Pid) {
+            let looks: Vec<u64> = (0..640).filter(|look| needs_details(*look, pid)).collect();
+            assert_eq!(looks.len(), 10, "{pid}: {looks:?}");
+            assert!(looks.windows(2).all(|pair| pair[1] - pair[0] == 64), "{pid}: {looks:?}");
+            assert!(looks.iter().all(|look| look % RECHECK_LOOKS == 0), "{pid}: {looks:?}");
         }
     }
 
