@@ -31,7 +31,10 @@ use unstale_protocol::ids::ProcessIdentity;
 use unstale_protocol::manifest::Manifest;
 
 /// How many looks in a row a process without `enum` is taken to be starting; full looks go on reading it.
-const PATIENT_LOOKS: u32 = 60;
+const STARTING_LOOKS: u32 = 60;
+/// How many looks in a row a process may cost the reader its deadline, and with it all that it remembers; full looks
+/// go on reading it.
+const TIMEOUT_LOOKS: u32 = 3;
 
 /// What a look should cover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,8 +78,8 @@ pub struct Eyes {
     discovery: Discovery,
     summaries: Summaries,
     sights: BTreeMap<ProcessIdentity, Arc<Sight>>,
-    /// How many looks in a row found a process without `enum`.
-    without_enum: BTreeMap<ProcessIdentity, u32>,
+    /// How many looks in a row were in vain, of those processes that are not waited for without end.
+    in_vain: BTreeMap<ProcessIdentity, u32>,
     /// The directory that each supervisor starts its unit in, asked anew at each full look.
     start_directories: BTreeMap<Supervisor, Option<String>>,
     /// The parser is started before it is needed.
@@ -92,7 +95,7 @@ impl Eyes {
             discovery: Discovery::new(),
             summaries: Summaries::default(),
             sights: BTreeMap::new(),
-            without_enum: BTreeMap::new(),
+            in_vain: BTreeMap::new(),
             start_directories: BTreeMap::new(),
             is_in_a_hurry: false,
         }
@@ -154,7 +157,7 @@ impl Eyes {
             self.count(*identity, sight);
         }
         self.sights = seen;
-        self.without_enum.retain(|identity, _| self.sights.contains_key(identity));
+        self.in_vain.retain(|identity, _| self.sights.contains_key(identity));
         self.summaries.end_look(again);
     }
 
@@ -171,21 +174,18 @@ impl Eyes {
         self.sights.iter().all(|(identity, sight)| !self.is_due(identity, sight))
     }
 
-    /// Tells whether a process must be looked at again. One that has long done without `enum` will hardly import it:
-    /// only full looks read it then.
+    /// Tells whether a process must be looked at again.
     fn is_due(&self, identity: &ProcessIdentity, sight: &Sight) -> bool {
-        match (&sight.reading.outcome, self.without_enum.get(identity)) {
-            (Outcome::NoEnum, Some(looks)) if *looks >= PATIENT_LOOKS => false,
-            _ => !is_settled(sight),
-        }
+        let looks = self.in_vain.get(identity).copied().unwrap_or_default();
+        !is_settled(sight) && patience(&sight.reading.outcome).is_none_or(|most| looks < most)
     }
 
     fn count(&mut self, identity: ProcessIdentity, sight: &Sight) {
-        if sight.reading.outcome == Outcome::NoEnum {
-            let looks = self.without_enum.entry(identity).or_default();
+        if patience(&sight.reading.outcome).is_some() {
+            let looks = self.in_vain.entry(identity).or_default();
             *looks = looks.saturating_add(1);
         } else {
-            self.without_enum.remove(&identity);
+            self.in_vain.remove(&identity);
         }
     }
 
@@ -198,6 +198,15 @@ impl Eyes {
 /// Returns each process with its unit.
 fn processes(units: &[Unit]) -> impl Iterator<Item = (&Unit, &Process)> {
     units.iter().flat_map(|unit| unit.processes.iter().map(move |process| (unit, process)))
+}
+
+/// Returns how many looks in a row may end like this before only full looks go on; `None` where it soon changes.
+fn patience(outcome: &Outcome) -> Option<u32> {
+    match outcome {
+        Outcome::NoEnum => Some(STARTING_LOOKS),
+        Outcome::Timeout => Some(TIMEOUT_LOOKS),
+        _ => None,
+    }
 }
 
 /// What was seen too early, or not at all, is looked at again.

@@ -152,6 +152,59 @@ async fn a_stopped_reader_costs_one_deadline() {
     assert_eq!(reader.child().starts(), 2);
 }
 
+/// A value of an enum lies in memory whose pages its owner serves, and never does: `userfaultfd(2)`. The process itself
+/// does not touch it, so nothing of it stands still but whoever reads it from outside.
+const UNSERVED: &str = "import ctypes, enum, fcntl, mmap, os, struct, time
+class Color(enum.Enum):
+    RED = ('red', object())
+SYS_USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER = 323, 0xC018AA3F, 0xC020AA00
+served = ctypes.CDLL(None).syscall(SYS_USERFAULTFD, os.O_CLOEXEC)
+fcntl.ioctl(served, UFFDIO_API, bytearray(struct.pack('3Q', 0xAA, 0, 0)))
+pages = mmap.mmap(-1, 16384)
+start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+fcntl.ioctl(served, UFFDIO_REGISTER, bytearray(struct.pack('4Q', start, 16384, 1, 0)))
+# The second item of the tuple: reference count, type and length come before the items.
+ctypes.c_size_t.from_address(id(Color.RED.value) + 32).value = start
+print('up', flush=True)
+time.sleep(600)
+";
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "current_thread")]
+async fn memory_that_its_owner_never_serves_costs_one_deadline() {
+    let directory = tempfile::tempdir().expect("directory");
+    let honest = "import enum, time\nprint('up', flush=True)\ntime.sleep(600)\n";
+    tree(directory.path(), &[("hostile.py", UNSERVED), ("honest.py", honest)]);
+    let [hostile, honest] = ["hostile.py", "honest.py"].map(|file| python(directory.path(), &[file]));
+    let [hostile, honest] = [&hostile, &honest].map(|started| reader::identify(started.pid()).expect("identity"));
+    let mut reader = reader();
+    assert_eq!(reader.turn().await.facts(&[hostile.pid]).await.expect("facts").len(), 1);
+    let first = reader.child().pid().expect("running");
+    let reading = reader.turn().await.read(hostile, &ReadOptions::default()).await;
+    assert_eq!((reading.outcome, reading.enums), (Outcome::Timeout, Vec::new()));
+    assert!(!Path::new(&format!("/proc/{first}")).exists(), "a reader that waits for the page is killed");
+    // The kernel does not wait for anybody there.
+    let reading = reader.turn().await.read(hostile, &ReadOptions { through_mem: true, ..ReadOptions::default() }).await;
+    assert!(matches!(&reading.outcome, Outcome::Damaged(why) if why.contains("no memory at")), "{:?}", reading.outcome);
+    let reading = reader.turn().await.read(honest, &ReadOptions::default()).await;
+    assert_eq!(reading.outcome, Outcome::Complete);
+    assert_eq!(reader.child().starts(), 2);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "current_thread")]
+async fn a_process_that_costs_deadline_after_deadline_is_left_to_full_looks() {
+    let directory = tempfile::tempdir().expect("directory");
+    tree(directory.path(), &[("hostile.py", UNSERVED)]);
+    let hostile = python(directory.path(), &["hostile.py"]);
+    let identity = reader::identify(hostile.pid()).expect("identity");
+    let mut eyes = eyes();
+    for settled in [false, false, true] {
+        assert_eq!(sight(&mut eyes, identity, false).await.reading.outcome, Outcome::Timeout);
+        assert_eq!(eyes.has_settled(), settled);
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_killed_helper_is_replaced_without_an_error() {
     let mut reader = reader();
