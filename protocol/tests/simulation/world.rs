@@ -12,12 +12,15 @@ use self::clock::Clock;
 use self::machine::{Answer, Machine, Unit};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::rc::Rc;
 use unstale_protocol::coordinator::{MaxUnavailable, Outcome, Record as CoordinatorRecord};
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, DrainId, Epoch, HostName, Pid, PoolName, ProcessIdentity, SlotId};
-use unstale_protocol::message::Upward;
+use unstale_protocol::message::{Desired, Permit, Upward};
 
 /// What the coordinators talk through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,7 @@ const FAULTS_END_MS: u64 = 12 * 60_000;
 const POOLS_KNOWN_MS: u64 = 240_000;
 const END_MS: u64 = FAULTS_END_MS + 90 * 60_000;
 const UNITS_PER_POOL: u32 = 2;
+const WRITTEN_EVERY: u64 = 16;
 
 /// How many units may be unavailable at once in all pools together.
 pub(crate) const BUDGET: u32 = 2 * UNITS_PER_POOL;
@@ -141,7 +145,8 @@ enum Happening {
     /// A write that was decided before a pause.
     Written(usize, u64, Write),
     Answer(usize, u64, SlotId, Answer),
-    Ended(usize, usize),
+    /// The process ends that it names.
+    Ended(usize, usize, Option<ProcessIdentity>),
     BackUp(usize, usize),
     Broadcast(u64),
     SourceArrives(usize, u64),
@@ -162,11 +167,11 @@ enum Happening {
 
 #[derive(Clone, Debug)]
 enum Message {
-    Up(usize, Vec<u8>),
+    Up(usize, Rc<Upward>),
     /// A report or request on its way to one coordinator.
     UpTo(usize, Rc<Upward>),
-    Desired(usize, Vec<u8>),
-    Permit(usize, Vec<u8>),
+    Desired(usize, Rc<Desired>),
+    Permit(usize, Rc<Permit>),
     Write(usize, u64, Write),
     Leased(usize, u64, LeaseAnswer),
 }
@@ -326,6 +331,15 @@ impl World {
         self.broken.get_or_insert_with(|| format!("at {now} ms {law}"));
     }
 
+    /// What is said is one value that all hear. Each so many times it is written and read as on a real bus.
+    fn said<T: Serialize + DeserializeOwned + PartialEq + Debug>(&self, words: T) -> Rc<T> {
+        if self.order.is_multiple_of(WRITTEN_EVERY) {
+            let read: T = serde_json::from_slice(&serde_json::to_vec(&words).unwrap()).unwrap();
+            assert_eq!(read, words);
+        }
+        Rc::new(words)
+    }
+
     fn send(&mut self, message: &Message) {
         let (lost, repeated, slow) =
             if self.is_faulty() { (self.faults.lost, self.faults.repeated, self.faults.slow) } else { (0, 0, 0) };
@@ -348,8 +362,7 @@ impl World {
             return self.at(rest, Happening::Deliver(message));
         }
         match message {
-            Message::Up(host, bytes) => {
-                let upward: Rc<Upward> = Rc::new(serde_json::from_slice(&bytes).unwrap());
+            Message::Up(host, upward) => {
                 for index in 0..self.brains.len() {
                     if self.broker.joins(Party::Host(host), Party::Brain(index)) {
                         self.send(&Message::UpTo(index, Rc::clone(&upward)));
@@ -357,8 +370,8 @@ impl World {
                 }
             }
             Message::UpTo(index, upward) => self.hear(index, Rc::unwrap_or_clone(upward)),
-            Message::Desired(index, bytes) => self.desire(index, &bytes),
-            Message::Permit(index, bytes) => self.permit(index, &bytes),
+            Message::Desired(index, desired) => self.desire(index, &desired),
+            Message::Permit(index, permit) => self.permit(index, Rc::unwrap_or_clone(permit)),
             Message::Write(index, life, write) => self.written(index, life, &write),
             Message::Leased(index, life, answer) => self.leased(index, life, &answer),
         }
@@ -391,7 +404,7 @@ impl World {
                     self.answer(index, &slot, answer);
                 }
             }
-            Happening::Ended(index, number) => self.ended(index, number),
+            Happening::Ended(index, number, root) => self.ended(index, number, root),
             Happening::BackUp(index, number) => self.back_up(index, number),
             Happening::Broadcast(contents) => self.broadcast(contents),
             Happening::SourceArrives(index, contents) => {

@@ -5,6 +5,7 @@ use super::broker::Write;
 use super::clock::Clock;
 use super::{Design, Happening, Message, Tier, UNITS_PER_POOL, World, pool};
 use rand::Rng as _;
+use std::rc::Rc;
 use std::time::Duration;
 use unstale_protocol::coordinator::{
     Action, Coordinator, CoordinatorPolicy, Leadership, Lease, MaxUnavailable, Record,
@@ -107,8 +108,7 @@ impl World {
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut().filter(|_| brain.life == life) else { return };
-        let found: Option<Desired> = answer.retained.as_ref().map(|bytes| serde_json::from_slice(bytes).unwrap());
-        machine.handle_found(found.as_ref(), now);
+        machine.handle_found(answer.retained.as_deref(), now);
         match answer.epoch {
             Some(epoch) => {
                 let is_endless = self.design == Design::EndlessLease;
@@ -137,11 +137,11 @@ impl World {
                     self.disks[disk].extend(records);
                     continue;
                 }
-                Action::Publish(desired) => Write::Desired(desired.epoch, serde_json::to_vec(&desired).unwrap()),
+                Action::Publish(desired) => Write::Desired(desired.epoch, self.said(desired)),
                 Action::Grant(permit) => {
                     self.granted_by = self.granted_by.max(permit.version.epoch);
                     let to = self.hosts.iter().position(|host| host.name == permit.host).unwrap();
-                    Write::Permit(permit.version.epoch, to, serde_json::to_vec(&permit).unwrap())
+                    Write::Permit(permit.version.epoch, to, self.said(permit))
                 }
             };
             if !self.brains[index].machine.as_ref().is_some_and(|machine| machine.leads(clock.read(now))) {
@@ -223,5 +223,5 @@ impl World {
 pub(super) struct LeaseAnswer {
     pub(super) epoch: Option<Epoch>,
     pub(super) asked_at: Moment,
-    pub(super) retained: Option<Vec<u8>>,
+    pub(super) retained: Option<Rc<Desired>>,
 }

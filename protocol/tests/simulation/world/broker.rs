@@ -5,7 +5,9 @@ use super::brain::{LEASE_MS, LeaseAnswer};
 use super::{Design, Happening, Message, Tier, World};
 use rand::Rng as _;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use unstale_protocol::ids::Epoch;
+use unstale_protocol::message::{Desired, Permit};
 use unstale_protocol::time::Moment;
 
 /// How many earlier states a replica may be at.
@@ -15,14 +17,14 @@ const PAST_MAX: usize = 24;
 #[derive(Clone, Debug)]
 pub(super) enum Write {
     Lease { least: Epoch, asked_at: Moment },
-    Desired(Epoch, Vec<u8>),
-    Permit(Epoch, usize, Vec<u8>),
+    Desired(Epoch, Rc<Desired>),
+    Permit(Epoch, usize, Rc<Permit>),
 }
 
 /// What it holds.
 #[derive(Clone, Debug, Default)]
 struct State {
-    retained: Option<Vec<u8>>,
+    retained: Option<Rc<Desired>>,
     holder: Option<(usize, u64)>,
     epoch: Epoch,
     until: u64,
@@ -91,7 +93,7 @@ impl Broker {
     }
 
     /// What a party finds when it connects.
-    pub(super) fn retained(&mut self, party: Party) -> Option<Vec<u8>> {
+    pub(super) fn retained(&mut self, party: Party) -> Option<Rc<Desired>> {
         self.state(party).retained.clone()
     }
 
@@ -137,23 +139,23 @@ impl World {
                 self.send(&Message::Leased(index, life, answer));
             }
             Write::Desired(epoch, _) | Write::Permit(epoch, ..) if is_fenced && !self.broker.holds(who, *epoch) => {}
-            Write::Desired(_, bytes) => {
+            Write::Desired(_, desired) => {
                 if self.design != Design::EventOnly {
-                    self.broker.state(Party::Brain(index)).retained = Some(bytes.clone());
+                    self.broker.state(Party::Brain(index)).retained = Some(Rc::clone(desired));
                 }
                 for host in 0..self.hosts.len() {
                     if self.broker.joins(Party::Host(host), Party::Brain(index)) {
-                        self.send(&Message::Desired(host, bytes.clone()));
+                        self.send(&Message::Desired(host, Rc::clone(desired)));
                     }
                 }
             }
             Write::Permit(_, host, _) if !self.broker.joins(Party::Host(*host), Party::Brain(index)) => {}
-            Write::Permit(_, host, bytes) => {
+            Write::Permit(_, host, permit) => {
                 let mut delay = 0;
                 if self.is_faulty() && self.rng.random_ratio(2, 100) {
                     delay = self.rng.random_range(10_000..40_000);
                 }
-                self.at(delay, Happening::Deliver(Message::Permit(*host, bytes.clone())));
+                self.at(delay, Happening::Deliver(Message::Permit(*host, Rc::clone(permit))));
             }
         }
     }
@@ -181,8 +183,8 @@ impl World {
     /// A new connection begins with what is retained.
     fn connect_all(&mut self) {
         for host in 0..self.hosts.len() {
-            if let Some(bytes) = self.broker.retained(Party::Host(host)) {
-                self.send(&Message::Desired(host, bytes));
+            if let Some(desired) = self.broker.retained(Party::Host(host)) {
+                self.send(&Message::Desired(host, desired));
             }
         }
     }

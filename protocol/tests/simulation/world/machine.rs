@@ -104,8 +104,8 @@ impl World {
             Host::new(machine.name.clone(), incarnation, HostPolicy::default(), machine.disk.clone(), seed, now);
         agent.handle_connected(now);
         machine.agent = Some(agent);
-        if let Some(bytes) = self.broker.retained(Party::Host(index)) {
-            self.send(&Message::Desired(index, bytes));
+        if let Some(desired) = self.broker.retained(Party::Host(index)) {
+            self.send(&Message::Desired(index, desired));
         }
         self.at(100, Happening::Scan(index));
         self.pump_host(index);
@@ -124,19 +124,18 @@ impl World {
         self.pump_host(index);
     }
 
-    pub(super) fn desire(&mut self, index: usize, bytes: &[u8]) {
+    pub(super) fn desire(&mut self, index: usize, desired: &Desired) {
         let machine = &mut self.hosts[index];
         let now = machine.clock.read(self.now);
         let Some(agent) = machine.agent.as_mut() else { return };
-        agent.handle_desired(&serde_json::from_slice(bytes).unwrap(), now);
+        agent.handle_desired(desired, now);
         self.pump_host(index);
     }
 
-    pub(super) fn permit(&mut self, index: usize, bytes: &[u8]) {
+    pub(super) fn permit(&mut self, index: usize, mut permit: Permit) {
         let machine = &mut self.hosts[index];
         let now = machine.clock.read(self.now);
         let Some(agent) = machine.agent.as_mut() else { return };
-        let mut permit: Permit = serde_json::from_slice(bytes).unwrap();
         let epoch = permit.version.epoch;
         match self.design {
             Design::EpochOnly if epoch < agent.accepted().epoch => return,
@@ -173,7 +172,8 @@ impl World {
                 HostAction::Report(report) => self.report(index, report),
                 HostAction::Ask(ask) => {
                     self.hosts[index].asked = Some(ask.nonce);
-                    self.send(&Message::Up(index, serde_json::to_vec(&Upward::Ask(ask)).unwrap()));
+                    let said = self.said(Upward::Ask(ask));
+                    self.send(&Message::Up(index, said));
                 }
                 HostAction::Look => {
                     let delay = self.rng.random_range(10..200);
@@ -205,7 +205,8 @@ impl World {
             return;
         }
         self.hosts[index].reported = Some(report.clone());
-        self.send(&Message::Up(index, serde_json::to_vec(&Upward::Report(report)).unwrap()));
+        let said = self.said(Upward::Report(report));
+        self.send(&Message::Up(index, said));
     }
 
     fn step(&mut self, index: usize, slot: &SlotId, step: &Step) {
@@ -217,7 +218,8 @@ impl World {
             Step::Stop => {
                 self.stop(index, number);
                 let work = self.rng.random_range(1..80_000);
-                self.at(work, Happening::Ended(index, number));
+                let root = self.hosts[index].units[number].root;
+                self.at(work, Happening::Ended(index, number, root));
                 self.at(5, answer(Answer::Stopped));
             }
             Step::AwaitEnd => {
@@ -228,8 +230,9 @@ impl World {
                     self.at(1, answer(Answer::Ended));
                 } else if !unit.stopping {
                     // The stop of a killed agent never went out: somebody does it by hand.
+                    let root = unit.root;
                     let pause = self.rng.random_range(60_000..300_000);
-                    self.at(pause, Happening::Ended(index, number));
+                    self.at(pause, Happening::Ended(index, number, root));
                 }
             }
             Step::Start => {
@@ -290,8 +293,12 @@ impl World {
         self.check_budget();
     }
 
-    pub(super) fn ended(&mut self, index: usize, number: usize) {
+    pub(super) fn ended(&mut self, index: usize, number: usize, root: Option<ProcessIdentity>) {
         let unit = &mut self.hosts[index].units[number];
+        if unit.root != root {
+            // It ended before, and another one is in its place.
+            return;
+        }
         unit.root = None;
         unit.stopping = false;
         let slot = unit.slot.clone();
