@@ -90,6 +90,11 @@ fn two_coordinators_and_a_broker_that_forgets_break_no_law() {
 }
 
 #[test]
+fn fifty_hosts_and_a_broker_that_forgets_break_no_law() {
+    check(&|seed| Faults { hosts: 50, ..Faults::everything(seed) }, 1);
+}
+
+#[test]
 fn a_broker_in_two_halves_that_heals_onto_one_of_them_breaks_no_law() {
     check(&|seed| Faults { splits: true, loses_everything: false, ..Faults::everything(seed) }, 4);
 }
