@@ -209,10 +209,12 @@ impl Coordinator {
         if self.standing == Standing::Standby {
             return;
         }
+        self.doubt_hosts(self.seen > self.version);
         if self.is_numbered {
+            // It may die before it leads again, and then its disk has hosts: they must not pass for all there are.
+            self.actions.push_back(Action::Store(vec![self.reign_record()]));
             return self.stand_down("a later reign has come to light");
         }
-        self.doubt_hosts(self.seen > self.version);
         self.reign(self.seen.epoch.max(self.version.epoch).next(), now);
     }
 
