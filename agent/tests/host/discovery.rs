@@ -214,8 +214,11 @@ async fn a_process_that_executes_python_later_is_seen() {
     let scan = discovery.scan(&mut reader).await.expect("scan");
     assert!(scan.units.iter().flat_map(|unit| &unit.processes).all(|process| process.identity.pid != started.pid()));
     drop(started.0.stdin.take());
-    let comm = format!("/proc/{}/comm", started.pid());
-    eventually(|| std::fs::read_to_string(&comm).is_ok_and(|comm| comm.starts_with("python"))).await;
+    // Not by its name: a wrapper script of that name comes first where a version switcher has one.
+    let program = format!("/proc/{}/exe", started.pid());
+    let is_python =
+        |program: PathBuf| program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"));
+    eventually(|| std::fs::read_link(&program).is_ok_and(is_python)).await;
     assert!(is_soon_a_root(&mut discovery, &mut reader, started.pid()).await);
 }
 
