@@ -10,6 +10,7 @@ mod probe;
 mod record;
 mod reports;
 mod requests;
+mod roster;
 mod slots;
 mod status;
 mod tally;
@@ -203,7 +204,10 @@ pub struct Coordinator {
     listening: Listening,
     /// When the epoch was last raised: at the start, and above any later reign that comes to light.
     reign_at: Moment,
+    /// This life began with a list of hosts that was whole, or has compared its length.
     knew_hosts: bool,
+    /// The next life may take the hosts on the disk for all there are.
+    all_hosts: bool,
     version: Version,
     rollouts: BTreeMap<AppName, BTreeMap<Revision, RolloutRecord>>,
     drains: BTreeMap<DrainId, DrainRecord>,
@@ -252,6 +256,7 @@ impl Coordinator {
             policy,
             reign_at: now,
             knew_hosts: false,
+            all_hosts: false,
             version: Version::default(),
             rollouts: BTreeMap::new(),
             drains: BTreeMap::new(),
@@ -272,7 +277,7 @@ impl Coordinator {
         for record in records {
             machine.remember(record);
         }
-        machine.knew_hosts = !machine.hosts.is_empty();
+        machine.knew_hosts = machine.all_hosts && !machine.hosts.is_empty();
         machine.seen = machine.version;
         if machine.standing == Standing::Sole {
             machine.listening.begin(now);
@@ -283,10 +288,11 @@ impl Coordinator {
 
     fn remember(&mut self, record: Record) {
         match record {
-            Record::Reign { epoch, generation, lost_hosts, author, partial, adopted, asserted } => {
+            Record::Reign { epoch, generation, lost_hosts, all_hosts, author, partial, adopted, asserted } => {
                 self.version = self.version.max(Version { epoch, generation });
                 (self.adopted, self.asserted) = (adopted.unwrap_or(self.version), asserted.unwrap_or(self.version));
-                (self.lost_hosts, self.author, self.partial) = (lost_hosts, author, partial);
+                (self.lost_hosts, self.all_hosts) = (lost_hosts, all_hosts.unwrap_or(true));
+                (self.author, self.partial) = (author, partial);
             }
             Record::Rollout(app, rollout) => {
                 self.rollouts.entry(app).or_default().insert(rollout.revision, rollout);
@@ -340,6 +346,7 @@ impl Coordinator {
             epoch,
             generation,
             lost_hosts: self.lost_hosts,
+            all_hosts: Some(self.all_hosts),
             author: self.author,
             partial: self.partial,
             adopted: Some(self.adopted),
@@ -419,6 +426,7 @@ impl Coordinator {
     pub fn handle_timeout(&mut self, now: Moment) {
         self.expire(now);
         self.complete(now);
+        self.trust_hosts(now);
         self.end_forgotten_probes(now);
         self.review(now);
     }

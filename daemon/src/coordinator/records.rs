@@ -74,6 +74,7 @@ mod tests {
             epoch: Epoch(3),
             generation: Generation(9),
             lost_hosts: false,
+            all_hosts: Some(true),
             author: Salt::default(),
             partial: false,
             adopted: None,

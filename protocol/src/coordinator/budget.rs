@@ -58,18 +58,6 @@ impl Coordinator {
         has_waited && self.leads(now) && !self.lost_hosts
     }
 
-    /// The list of hosts is whole again once as many have been heard as an operator has stated.
-    pub(super) fn find_hosts(&mut self) {
-        if self.lost_hosts && self.stated_hosts.is_some_and(|hosts| self.heard() >= hosts) {
-            self.lost_hosts = false;
-            self.actions.push_back(Action::Store(vec![self.reign_record()]));
-        }
-    }
-
-    fn heard(&self) -> u32 {
-        u32::try_from(self.hosts.values().filter(|host| host.has_spoken()).count()).unwrap_or(u32::MAX)
-    }
-
     /// Tells whether the host was heard to follow this reign: it takes no other's permits since, and what it said
     /// before may be of before another's permits.
     pub(super) fn is_heard(&self, host: &Host) -> bool {

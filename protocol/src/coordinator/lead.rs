@@ -140,18 +140,21 @@ impl Coordinator {
         }
         if version == self.version && !is_rival {
             if self.standing == Standing::Standby {
-                self.hosts_elsewhere = found.hosts;
+                // What it said itself it knows better by now.
+                if found.author != self.policy.life {
+                    self.compare_hosts(found.hosts);
+                }
             } else if !self.lost_hosts && found.hosts != Some(self.expected_count()) {
                 self.publish_again(now);
             }
             return;
         }
-        self.hosts_elsewhere = found.hosts;
         if not_understood(&found.must).is_none() {
             self.adopt(found);
         } else {
             self.partial = true;
         }
+        self.compare_hosts(found.hosts);
         self.learn_of_later_reign(version, now);
         self.review(now);
     }
@@ -198,6 +201,8 @@ impl Coordinator {
         let is_behind = self.seen > self.version;
         self.partial |= is_behind || epoch > self.version.epoch.next();
         self.doubt_hosts(is_behind);
+        // What was told of an earlier reign says nothing of this one.
+        self.hosts_elsewhere = None;
         self.actions.push_back(Action::Store(vec![reign_event("took over", &format!("epoch {epoch}"))]));
         self.reign(epoch, now);
     }
@@ -256,29 +261,6 @@ impl Coordinator {
     /// A state of this coordinator's own is out: the bus holds it, or a host follows it.
     pub(super) fn see_asserted(&mut self, version: Version) {
         self.asserted = self.asserted.max(version.min(self.version));
-    }
-
-    /// Returns how many hosts are expected, as others are told.
-    pub(super) fn expected_count(&self) -> u32 {
-        u32::try_from(self.expected().count()).unwrap_or(u32::MAX)
-    }
-
-    /// Stops all grants where there are hosts that are not known here: none before they are heard, or before an
-    /// operator has said how many there are.
-    fn doubt_hosts(&mut self, unknown_reign: bool) {
-        let known = u32::try_from(self.hosts.len()).unwrap_or(u32::MAX);
-        // A count that is older than what was desired last says little.
-        match self.hosts_elsewhere.filter(|_| !unknown_reign) {
-            Some(hosts) if known < hosts => {
-                self.lost_hosts = true;
-                self.stated_hosts = Some(self.stated_hosts.map_or(hosts, |stated| stated.max(hosts)));
-            }
-            Some(hosts) => self.knew_hosts |= hosts > 0,
-            None => {
-                let is_told_elsewhere = unknown_reign || self.has_adopted || self.partial;
-                self.lost_hosts |= is_told_elsewhere && !self.knew_hosts && self.policy.expected_hosts.is_empty();
-            }
-        }
     }
 
     /// Learns what another reign desired. What is told of an app by the later reign holds, but a revision never goes

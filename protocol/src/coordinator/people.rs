@@ -104,19 +104,6 @@ impl Coordinator {
         Ok(revision)
     }
 
-    /// Says how many hosts the fleet has, after the list of them was lost.
-    ///
-    /// # Errors
-    /// [`Refused::NotLeader`].
-    pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) -> Result<(), Refused> {
-        self.must_lead(now)?;
-        self.stated_hosts = Some(hosts);
-        self.find_hosts();
-        self.complete(now);
-        self.review(now);
-        Ok(())
-    }
-
     /// Ends a rollout and calls back what was asked and not yet begun. Always wins.
     ///
     /// # Errors

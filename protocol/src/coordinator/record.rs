@@ -262,6 +262,9 @@ pub enum Record {
         /// The list of hosts was lost, and nobody has said yet how many there are.
         #[serde(default)]
         lost_hosts: bool,
+        /// The hosts on the disk are all there were, as far as anybody told; `None` in records of before this was kept.
+        #[serde(default)]
+        all_hosts: Option<bool>,
         /// The coordinator's life that wrote it.
         #[serde(default)]
         author: Salt,

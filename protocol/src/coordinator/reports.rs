@@ -42,6 +42,7 @@ impl Coordinator {
         self.learn_revisions(&report);
         self.halt_on_failures(&report);
         self.find_hosts();
+        self.trust_hosts(now);
         self.adopt_drains(&report);
         self.complete(now);
         self.review(now);

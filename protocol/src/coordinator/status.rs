@@ -373,11 +373,6 @@ impl Coordinator {
              not known; `unstale forget host:{first}` if it will not come back"
         ))
     }
-
-    /// Tells whether grants wait for an operator to say how many hosts there are.
-    pub fn has_lost_hosts(&self) -> bool {
-        self.lost_hosts && self.stated_hosts.is_none()
-    }
 }
 
 impl RolloutStatus {

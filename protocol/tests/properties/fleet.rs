@@ -104,7 +104,10 @@ struct Book {
     started_at: u64,
     /// When it began to lead.
     led_since: u64,
+    /// It began with a list of hosts that was whole.
     knew_hosts: bool,
+    /// The list of hosts is whole for the next life.
+    whole: bool,
     lost: bool,
     stated: Option<u32>,
 }
@@ -286,6 +289,9 @@ impl Fleet {
             Input::Deaf(index) => self.agents[index % HOSTS].deaf ^= true,
             Input::Leave(index) => self.agents[index % HOSTS].leaving ^= true,
         }
+        if matches!(input, Input::Wait(_)) {
+            self.trust_hosts();
+        }
         self.settle();
         if matches!(input, Input::Wait(_) | Input::Ask { .. }) {
             self.check_withheld();
@@ -437,7 +443,7 @@ impl Fleet {
         book.behind = false;
         book.led_since = self.now;
         book.stated = None;
-        book.knew_hosts = !book.known.is_empty();
+        book.knew_hosts = book.whole && !book.known.is_empty();
         self.machine = started(&self.policy, self.disk.clone());
         if self.leads() && self.machine.version().epoch <= self.version.epoch {
             self.broke(Law::Desired, "a new reign has no higher epoch");

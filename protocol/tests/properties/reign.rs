@@ -4,6 +4,8 @@
 mod again;
 #[path = "reign/beside.rs"]
 mod beside;
+#[path = "reign/roster.rs"]
+mod roster;
 
 use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{
@@ -485,32 +487,6 @@ fn what_was_said_to_an_earlier_reign_does_not_count() {
     assert_eq!(seat.ask("web-1", MINUTE), 0, "web-2 may act on a permit of another reign");
     seat.hear(&report("web-2", 2, &reign), MINUTE + 1);
     assert_eq!(seat.granted.len(), 1);
-}
-
-#[test]
-fn a_lost_list_of_hosts_stays_lost_over_a_restart() {
-    // It may die before it leads again: what it has heard meanwhile is no whole list either.
-    for leads_again in [true, false] {
-        let mut first = Seat::leading(1, 1);
-        let other = Desired { epoch: Epoch(5), ..first.last().clone() };
-        first.hear(&report("web-1", 1, &other), 10);
-        if leads_again {
-            first.lead(Some(6), 20);
-            first.broadcast(7, 30);
-        }
-        let known = leads_again.then(|| first.last().clone());
-        let mut again = Seat::new(3, first.disk);
-        again.find(known.as_ref(), 5);
-        again.lead(Some(7), 10);
-        if !leads_again {
-            again.broadcast(7, 15);
-        }
-        let reign = again.last().clone();
-        again.hear(&report("web-1", 2, &reign), 20);
-        assert_eq!(again.ask("web-1", MINUTE), 0, "{leads_again}");
-        again.machine.handle_stated_hosts(1, Moment(MINUTE)).unwrap();
-        assert_eq!(again.ask("web-1", MINUTE), 1, "{leads_again}");
-    }
 }
 
 #[test]

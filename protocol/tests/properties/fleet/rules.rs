@@ -47,13 +47,22 @@ impl Fleet {
             book.heard_in_reign.insert(name.clone());
         }
         self.find_hosts();
+        self.trust_hosts();
         self.free(report);
         self.halt(report);
     }
 
     pub(super) fn find_hosts(&mut self) {
         let heard = u32::try_from(self.book.heard.len()).unwrap();
-        self.book.lost &= self.book.stated.is_none_or(|stated| heard < stated);
+        let is_found = self.book.stated.is_some_and(|stated| heard >= stated);
+        self.book.whole |= self.book.lost && is_found;
+        self.book.lost &= !is_found;
+    }
+
+    /// A list is trusted by the next life once this one has led for as long as every host needs to speak.
+    pub(super) fn trust_hosts(&mut self) {
+        let has_led = self.leads() && self.now >= self.book.reign_at + 70_000;
+        self.book.whole |= has_led && !self.book.lost && !self.book.known.is_empty();
     }
 
     fn free(&mut self, report: &Report) {

@@ -107,16 +107,3 @@ fn nothing_is_restarted_beside_a_host_of_which_nobody_knows_what_it_has() {
     next.hear(&late, MINUTE + 1);
     assert_eq!(next.granted.len(), 1, "what waited is granted at once");
 }
-
-#[test]
-fn a_number_that_others_must_have_had_shows_that_the_list_of_hosts_is_lost() {
-    let mut seat = Seat::new(1, Vec::new());
-    seat.lead(Some(5), 0);
-    seat.broadcast(7, 1);
-    let reign = seat.last().clone();
-    seat.hear(&report("web-1", 1, &reign), 10);
-    assert_eq!(seat.ask("web-1", MINUTE), 0);
-    assert!(seat.machine.has_lost_hosts());
-    seat.machine.handle_stated_hosts(1, Moment(MINUTE)).unwrap();
-    assert_eq!(seat.ask("web-1", MINUTE), 1);
-}
