@@ -83,6 +83,7 @@ fn digest(number: u8) -> Fingerprint {
 
 /// What the rules remember.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is known or not, whatever the others are")]
 struct Book {
     known: BTreeMap<HostName, Incarnation>,
     totals: BTreeMap<HostName, BTreeMap<PoolName, u32>>,
@@ -233,10 +234,7 @@ impl Fleet {
                     self.deliver(&message);
                 }
             }
-            Input::Wait(span) => {
-                self.now += span;
-                self.machine.handle_timeout(self.moment());
-            }
+            Input::Wait(span) => self.wait(span),
             Input::Lease(span) => self.lease(span),
             Input::LeaseLost => {
                 self.machine.handle_lease_lost(now);
@@ -289,14 +287,17 @@ impl Fleet {
             Input::Deaf(index) => self.agents[index % HOSTS].deaf ^= true,
             Input::Leave(index) => self.agents[index % HOSTS].leaving ^= true,
         }
-        if matches!(input, Input::Wait(_)) {
-            self.trust_hosts();
-        }
         self.settle();
         if matches!(input, Input::Wait(_) | Input::Ask { .. }) {
             self.check_withheld();
         }
         self.check_state();
+    }
+
+    fn wait(&mut self, span: u64) {
+        self.now += span;
+        self.machine.handle_timeout(self.moment());
+        self.trust_hosts();
     }
 
     // What the agents do.
