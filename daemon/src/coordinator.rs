@@ -32,7 +32,9 @@ use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
 /// Messages of the bus that are heard before what follows from them is done.
-const HEARD_AT_ONCE: usize = 255;
+const HEARD_AT_ONCE: usize = 256;
+/// Bytes of reports after which no more are taken for that, whatever their number.
+const HEARD_BYTES: usize = 1 << 20;
 /// Most hosts that a refusal names.
 const UNKNOWN_NAMED: usize = 8;
 
@@ -159,10 +161,7 @@ impl Driver {
         loop {
             tokio::select! {
                 message = self.bus.next() => match message {
-                    Some(message) => {
-                        self.hear(message);
-                        self.hear_waiting();
-                    }
+                    Some(message) => self.hear_with_waiting(message),
                     None => return Ok(()),
                 },
                 command = self.desk.commands.recv() => match command {
@@ -183,14 +182,6 @@ impl Driver {
         let least = self.machine.least_epoch();
         self.bus.least_epoch.send_if_modified(|known| std::mem::replace(known, least) != least);
         Ok(())
-    }
-
-    /// Hears what has come meanwhile, so that thousands of reports at once do not wait for as many fsyncs.
-    fn hear_waiting(&mut self) {
-        for _ in 0..HEARD_AT_ONCE {
-            let Some(message) = self.bus.waiting() else { return };
-            self.hear(message);
-        }
     }
 
     /// What is to be stored is stored together up to the first action that rests on it.

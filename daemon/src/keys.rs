@@ -25,6 +25,8 @@ use unstale_protocol::ids::HostName;
 
 /// The one algorithm, as lines and envelopes name it.
 pub(crate) const ALGORITHM: &str = "ed25519";
+/// Fewer signatures than that are looked at one by one: nothing would be gained.
+const LEAST_TOGETHER: usize = 4;
 /// Hexadecimal digits of a key's digest that make its id.
 const ID_DIGITS: usize = 16;
 
@@ -100,6 +102,42 @@ impl PublicKey {
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(signature);
         self.key.verify_strict(message, &signature).is_ok()
+    }
+}
+
+/// What somebody is said to have signed.
+#[derive(Debug)]
+pub(crate) struct Signed<'a> {
+    /// Whose key it should have been.
+    pub(crate) key: &'a PublicKey,
+    pub(crate) message: Vec<u8>,
+    pub(crate) signature: [u8; 64],
+}
+
+impl Signed<'_> {
+    /// Tells whether the key made the signature.
+    pub(crate) fn holds(&self) -> bool {
+        self.key.verifies(&self.message, &self.signature)
+    }
+
+    /// Tells for each whether its key made the signature. Many are looked at together, which costs less than half; what
+    /// does not hold together is looked at one by one.
+    ///
+    /// Together, only who has the private key could make a signature hold that [`PublicKey::verifies`] refuses: weak keys
+    /// are not enrolled.
+    pub(crate) fn hold(all: &[Self]) -> Vec<bool> {
+        if all.len() >= LEAST_TOGETHER && Self::hold_together(all) {
+            return vec![true; all.len()];
+        }
+        all.iter().map(Self::holds).collect()
+    }
+
+    fn hold_together(all: &[Self]) -> bool {
+        let messages: Vec<&[u8]> = all.iter().map(|signed| signed.message.as_slice()).collect();
+        let keys: Vec<VerifyingKey> = all.iter().map(|signed| signed.key.key).collect();
+        let signatures: Vec<_> =
+            all.iter().map(|signed| ed25519_dalek::Signature::from_bytes(&signed.signature)).collect();
+        ed25519_dalek::verify_batch(&messages, &signatures, &keys).is_ok()
     }
 }
 

@@ -1,9 +1,9 @@
 //! The driver's words on the bus: envelopes out, envelopes in, and what is there instead of ours.
 
-use super::{Driver, records};
+use super::{Driver, HEARD_AT_ONCE, HEARD_BYTES, records};
 use crate::api::StatusBus;
 use crate::bus::ends::{Link, ToCoordinator};
-use crate::bus::envelope::{Channel, Encoded, Rejected};
+use crate::bus::envelope::{Channel, Encoded, Opened, Rejected};
 use anyhow::Context as _;
 use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
@@ -44,15 +44,32 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn hear(&mut self, message: ToCoordinator) {
-        match message {
-            ToCoordinator::Report(envelope) => self.take(&envelope),
-            ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
-            ToCoordinator::Lease(Some(lease)) => {
-                self.machine.handle_lease(Lease { until: lease.until, epoch: lease.epoch }, self.clock.now());
+    /// Hears a message and what has come meanwhile: thousands of reports at once do not wait for as many fsyncs, and
+    /// their signatures are looked at together.
+    pub(super) fn hear_with_waiting(&mut self, first: ToCoordinator) {
+        let mut bytes = size(&first);
+        let mut messages = vec![first];
+        while messages.len() < HEARD_AT_ONCE && bytes < HEARD_BYTES {
+            let Some(message) = self.bus.waiting() else { break };
+            bytes += size(&message);
+            messages.push(message);
+        }
+        let mut opened = self.seal.open_all(Channel::Report, messages.iter().filter_map(report)).into_iter();
+        for message in messages {
+            match message {
+                // What is rejected was counted where it is.
+                ToCoordinator::Report(_) => {
+                    if let Some(Ok(opened)) = opened.next() {
+                        self.take(&opened);
+                    }
+                }
+                ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
+                ToCoordinator::Lease(Some(lease)) => {
+                    self.machine.handle_lease(Lease { until: lease.until, epoch: lease.epoch }, self.clock.now());
+                }
+                ToCoordinator::Lease(None) => self.machine.handle_lease_lost(self.clock.now()),
+                ToCoordinator::Link(link) => self.take_link(link),
             }
-            ToCoordinator::Lease(None) => self.machine.handle_lease_lost(self.clock.now()),
-            ToCoordinator::Link(link) => self.take_link(link),
         }
     }
 
@@ -87,9 +104,7 @@ impl Driver {
         self.link = Some(link);
     }
 
-    fn take(&mut self, envelope: &Encoded) {
-        // What is rejected is counted where it is.
-        let Ok(opened) = self.seal.open(Channel::Report, envelope) else { return };
+    fn take(&mut self, opened: &Opened) {
         let message = serde_json::from_str::<Upward>(&opened.payload);
         let host = match &message {
             Ok(Upward::Report(report)) => &report.host,
@@ -124,4 +139,15 @@ impl Driver {
             None => self.machine.handle_found(None, self.clock.now()),
         }
     }
+}
+
+fn report(message: &ToCoordinator) -> Option<&Encoded> {
+    match message {
+        ToCoordinator::Report(envelope) => Some(envelope),
+        ToCoordinator::Tip(_) | ToCoordinator::Lease(_) | ToCoordinator::Link(_) => None,
+    }
+}
+
+fn size(message: &ToCoordinator) -> usize {
+    report(message).map_or(0, |envelope| envelope.len())
 }
