@@ -9,6 +9,7 @@ use super::linux::LinuxProcess;
 use super::memo::{Memo, Pass};
 use super::source::{Copied, Fault, Mapping, Source, Span};
 use crate::reading::Cost;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -31,6 +32,8 @@ enum Part {
 }
 
 struct Job {
+    /// The processor where the reader is.
+    beside: usize,
     source: Arc<LinuxProcess>,
     part: Part,
     buffer: Vec<u8>,
@@ -45,7 +48,7 @@ struct Done {
 
 impl Job {
     fn run(self) -> Done {
-        let Self { source, part, mut buffer } = self;
+        let Self { beside: _, source, part, mut buffer } = self;
         let mut cost = Cost::default();
         let result = match part {
             Part::Compare { memo, is_own, pass } => {
@@ -57,6 +60,35 @@ impl Job {
             }
         };
         Done { result, cost, buffer }
+    }
+}
+
+/// Keeps the second thread off the reader's processor. A kernel wakes a thread where its waker runs, and where
+/// processors share no cache it leaves it there although another one has nothing to do: the two would take turns.
+struct Elsewhere {
+    /// Where it may run at all.
+    may: CpuSet,
+    off: Option<usize>,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        Self { may: sched_getaffinity(None).unwrap_or_default(), off: None }
+    }
+
+    fn keep_off(&mut self, processor: usize) {
+        if self.off == Some(processor) {
+            return;
+        }
+        self.off = Some(processor);
+        let mut others = self.may;
+        if processor < CpuSet::MAX_CPU {
+            others.unset(processor);
+        }
+        if others.count() > 0 {
+            // It may be refused: then the kernel goes on choosing.
+            sched_setaffinity(None, &others).unwrap_or_default();
+        }
     }
 }
 
@@ -86,7 +118,9 @@ impl Mate {
             if ready.send(()).is_err() {
                 return;
             }
+            let mut elsewhere = Elsewhere::new();
             while let Ok(job) = asked.recv() {
+                elsewhere.keep_off(job.beside);
                 if answer.send(job.run()).is_err() {
                     return;
                 }
@@ -120,7 +154,7 @@ impl Mate {
         if buffer.len() < room {
             buffer.resize(room, 0);
         }
-        self.jobs.send(Job { source: Arc::clone(source), part, buffer }).is_ok()
+        self.jobs.send(Job { beside: sched_getcpu(), source: Arc::clone(source), part, buffer }).is_ok()
     }
 
     fn end(&mut self) -> Result<(Result<Copied, Error>, Cost), Error> {
@@ -169,5 +203,30 @@ impl Source for Paired<'_> {
 
     fn mappings(&self) -> Result<Vec<Mapping>, Fault> {
         self.process.mappings()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_leaves_the_processor_that_is_named_and_may_come_back_when_it_is_another() {
+        // In a thread of its own: it is the thread's.
+        let check = || {
+            let now = || sched_getaffinity(None).unwrap();
+            let all = now();
+            let named: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|processor| all.is_set(*processor)).collect();
+            let mut elsewhere = Elsewhere::new();
+            for processor in named.iter().copied().chain([CpuSet::MAX_CPU]) {
+                elsewhere.keep_off(processor);
+                let mut want = all;
+                if named.len() > 1 && processor < CpuSet::MAX_CPU {
+                    want.unset(processor);
+                }
+                assert!(now() == want, "{processor} of {named:?}");
+            }
+        };
+        std::thread::spawn(check).join().unwrap();
     }
 }

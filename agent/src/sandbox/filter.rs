@@ -24,6 +24,7 @@ const COMMON: &[i64] = &[
     libc::SYS_ppoll,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -92,6 +93,8 @@ pub(super) fn reader() -> Result<SeccompFilter, Error> {
             rule(vec![condition(1, SeccompCmpOp::Eq, number(libc::F_SETFD))?])?,
         ],
     );
+    // Its own thread's processors, nobody else's.
+    rules.insert(libc::SYS_sched_setaffinity, vec![rule(vec![condition(0, SeccompCmpOp::Eq, 0)?])?]);
     rules.insert(libc::SYS_openat, vec![rule(vec![only_reading(2)?])?]);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![rule(vec![only_reading(1)?])?]);
