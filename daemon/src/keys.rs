@@ -120,19 +120,19 @@ impl Signed<'_> {
         self.key.verifies(&self.message, &self.signature)
     }
 
-    /// Tells for each whether its key made the signature. Many are looked at together, which costs less than half; what
-    /// does not hold together is looked at one by one.
+    /// Tells for each whether its key made the signature. Many are looked at together, which costs less; what does not
+    /// hold together is looked at one by one.
     ///
     /// Together, only who has the private key could make a signature hold that [`PublicKey::verifies`] refuses: weak keys
     /// are not enrolled.
-    pub(crate) fn hold(all: &[Self]) -> Vec<bool> {
+    pub(crate) fn hold(all: &[&Self]) -> Vec<bool> {
         if all.len() >= LEAST_TOGETHER && Self::hold_together(all) {
             return vec![true; all.len()];
         }
-        all.iter().map(Self::holds).collect()
+        all.iter().map(|signed| signed.holds()).collect()
     }
 
-    fn hold_together(all: &[Self]) -> bool {
+    fn hold_together(all: &[&Self]) -> bool {
         let messages: Vec<&[u8]> = all.iter().map(|signed| signed.message.as_slice()).collect();
         let keys: Vec<VerifyingKey> = all.iter().map(|signed| signed.key.key).collect();
         let signatures: Vec<_> =

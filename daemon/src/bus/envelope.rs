@@ -161,13 +161,12 @@ pub(crate) struct Opened {
 /// What an envelope holds before its signature was looked at.
 struct Found<'a> {
     payload: String,
-    by: Option<&'a Role>,
     signed: Option<Signed<'a>>,
 }
 
 impl Found<'_> {
     fn opened(self) -> Opened {
-        Opened { payload: self.payload, by: self.by.cloned() }
+        Opened { payload: self.payload, by: self.signed.map(|signed| signed.key.role.clone()) }
     }
 }
 
@@ -313,15 +312,14 @@ impl Seal {
         channel: Channel,
         envelopes: impl Iterator<Item = &'a Encoded>,
     ) -> Vec<Result<Opened, Rejected>> {
-        let mut found: Vec<_> = envelopes.map(|bytes| self.look_into(channel, bytes)).collect();
-        let signed: Vec<_> = found.iter_mut().flatten().filter_map(|found| found.signed.take()).collect();
+        let found: Vec<_> = envelopes.map(|bytes| self.look_into(channel, bytes)).collect();
+        let signed: Vec<&Signed<'_>> = found.iter().flatten().filter_map(|found| found.signed.as_ref()).collect();
         let mut held = Signed::hold(&signed).into_iter();
-        drop(signed);
         let opened: Vec<_> = found
             .into_iter()
             .map(|found| {
                 let found = found?;
-                let is_refused = found.by.is_some() && held.next() != Some(true);
+                let is_refused = found.signed.is_some() && held.next() != Some(true);
                 if is_refused { Err(Rejected::Signature) } else { Ok(found.opened()) }
             })
             .collect();
@@ -354,7 +352,7 @@ impl Seal {
                 Some(Signed { key, message: self.signed(channel, &envelope.p), signature })
             }
         };
-        Ok(Found { payload: envelope.p.into_owned(), by: signed.as_ref().map(|signed| &signed.key.role), signed })
+        Ok(Found { payload: envelope.p.into_owned(), signed })
     }
 
     /// Takes a report's payload; only the host itself may have said it.
