@@ -31,10 +31,6 @@ use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
 const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
-/// Messages of the bus that are heard before what follows from them is done.
-const HEARD_AT_ONCE: usize = 256;
-/// Bytes of reports after which no more are taken for that, whatever their number.
-const HEARD_BYTES: usize = 1 << 20;
 /// Most hosts that a refusal names.
 const UNKNOWN_NAMED: usize = 8;
 

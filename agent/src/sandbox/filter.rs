@@ -24,7 +24,6 @@ const COMMON: &[i64] = &[
     libc::SYS_ppoll,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
-    libc::SYS_getcpu,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -62,6 +61,7 @@ const READING: &[i64] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getppid,
+    libc::SYS_getcpu,
     libc::SYS_capget,
     libc::SYS_uname,
 ];

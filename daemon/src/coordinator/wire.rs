@@ -1,6 +1,6 @@
 //! The driver's words on the bus: envelopes out, envelopes in, and what is there instead of ours.
 
-use super::{Driver, HEARD_AT_ONCE, HEARD_BYTES, records};
+use super::{Driver, records};
 use crate::api::StatusBus;
 use crate::bus::ends::{Link, ToCoordinator};
 use crate::bus::envelope::{Channel, Encoded, Opened, Rejected};
@@ -9,6 +9,11 @@ use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::message::{Desired, Upward};
 use unstale_protocol::time::Moment;
+
+/// Messages of the bus that are heard before what follows from them is done.
+const HEARD_AT_ONCE: usize = 256;
+/// Bytes of reports after which no more are taken for that, whatever their number.
+const HEARD_BYTES: usize = 1 << 20;
 
 impl Driver {
     pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {

@@ -30,8 +30,7 @@ fn a_lost_list_of_hosts_stays_lost_over_a_restart() {
 
 #[test]
 fn a_number_that_others_must_have_had_shows_that_the_list_of_hosts_is_lost() {
-    let mut seat = Seat::new(1, Vec::new());
-    seat.lead(Some(5), 0);
+    let mut seat = Seat::leading(1, 5);
     seat.broadcast(7, 1);
     let reign = seat.last().clone();
     seat.hear(&report("web-1", 1, &reign), 10);
@@ -43,7 +42,12 @@ fn a_number_that_others_must_have_had_shows_that_the_list_of_hosts_is_lost() {
 
 /// What the leader of another reign desires of a fleet of so many hosts.
 fn told(hosts: u32) -> Desired {
-    Desired { epoch: Epoch(5), author: Salt([9; 16]), hosts: Some(hosts), ..Seat::leading(9, 5).last().clone() }
+    Desired { hosts: Some(hosts), ..Seat::leading(9, 5).last().clone() }
+}
+
+/// The last report of a host that leaves, and has nothing any more.
+fn gone(name: &str, sequence: u64, follows: &Desired) -> Report {
+    Report { leaving: true, pools: BTreeMap::new(), ..report(name, sequence, follows) }
 }
 
 /// A standby with an empty disk that has heard one host of a later reign, and was started again since.
@@ -94,12 +98,11 @@ fn a_list_is_trusted_once_every_host_has_had_its_turn_to_speak() {
 fn a_host_that_leaves_makes_no_list_too_short() {
     let mut standby = Seat::new(1, Vec::new());
     let told = told(2);
-    let gone = Report { leaving: true, pools: BTreeMap::new(), ..report("web-2", 2, &told) };
     standby.find(Some(&told), 5);
     for name in ["web-1", "web-2"] {
         standby.hear(&report(name, 1, &told), 10);
     }
-    standby.hear(&gone, 15);
+    standby.hear(&gone("web-2", 2, &told), 15);
     standby.find(Some(&told), 20);
     standby.lead(Some(6), 25);
     assert_eq!(standby.last().hosts, Some(1), "nobody has to speak first");
@@ -111,12 +114,10 @@ fn a_host_that_leaves_makes_no_list_too_short() {
 
 #[test]
 fn a_host_that_has_left_is_not_among_those_that_an_operator_counts() {
-    let mut seat = Seat::new(1, Vec::new());
-    seat.lead(Some(5), 0);
+    let mut seat = Seat::leading(1, 5);
     seat.broadcast(7, 1);
     let reign = seat.last().clone();
-    let gone = Report { leaving: true, pools: BTreeMap::new(), ..report("web-3", 1, &reign) };
-    seat.hear(&gone, 5);
+    seat.hear(&gone("web-3", 1, &reign), 5);
     seat.hear(&report("web-1", 1, &reign), 10);
     seat.machine.handle_stated_hosts(2, Moment(20)).unwrap();
     assert_eq!(seat.ask("web-1", MINUTE), 0, "web-2 was not heard yet");
