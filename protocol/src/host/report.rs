@@ -167,10 +167,10 @@ impl Host {
             .filter(|(_, slot)| !slot.is_nobodys() || slot.view.is_some() || slot.vacancy.is_some())
             .map(|(id, slot)| {
                 let (phase, because) = slot.phase(self.wants.contains_key(id));
-                let view = slot.view.as_ref();
+                let view = slot.standing_view();
                 SlotReport {
                     slot: id.clone(),
-                    unit: view.map(|view| view.unit.clone()),
+                    unit: view.map(|view| slot.record.last_unit.as_ref().unwrap_or(&view.unit).clone()),
                     last_unit: if view.is_none() { slot.record.last_unit.clone() } else { None },
                     identity: view.map(|view| view.root),
                     pools: slot.record.pools.clone(),
@@ -272,7 +272,7 @@ fn count(slot: &Slot, name: &AppName, revision: Revision, units: &mut UnitCounts
         units.acting += 1;
         return Some(false);
     }
-    let Some(judged) = slot.view.as_ref().and_then(|view| view.apps.get(name)) else {
+    let Some(judged) = slot.standing_view().and_then(|view| view.apps.get(name)) else {
         return Some(true);
     };
     if judged.revision != revision {

@@ -42,9 +42,11 @@ impl Slot {
         self.view = Some(unit.clone());
         self.vacancy = None;
         self.forget = false;
-        self.record.pools.clone_from(&unit.pools);
-        self.record.last_unit = Some(unit.unit.clone());
-        self.record.apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision)).collect();
+        if !self.is_seen_ending() {
+            self.record.pools.clone_from(&unit.pools);
+            self.record.last_unit = Some(unit.unit.clone());
+            self.record.apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision)).collect();
+        }
         if let Some(action) = &mut self.action {
             if begun_at >= self.not_before {
                 action.handle_sight(&Sight::Up(unit.root), now);
@@ -324,6 +326,18 @@ impl Slot {
     /// nothing about now.
     fn is_held_down(&self) -> bool {
         self.record.drained.is_some() && (self.view.is_none() || self.is_outdated())
+    }
+
+    /// Returns what is up in the slot, as far as it was looked at.
+    pub(super) fn standing_view(&self) -> Option<&UnitView> {
+        self.view.as_ref().filter(|_| !self.is_held_down())
+    }
+
+    /// Tells whether what was last seen is of a unit that was on its way out. A child that outlives its parent for a
+    /// moment looks like a unit of its own: the slot remembers the one that is drained, by which it is asked back.
+    fn is_seen_ending(&self) -> bool {
+        let is_ending = self.action.as_ref().is_some_and(|action| action.phase() == Phase::Draining);
+        is_ending || self.is_held_down()
     }
 
     /// Tells whether the slot uses budget.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fingerprint::Salt;
-use crate::ids::{Epoch, Generation, Pid, ProcessIdentity, Revision, UnitId};
+use crate::ids::{Epoch, Generation, Pid, PoolName, ProcessIdentity, Revision, UnitId};
 use crate::message::{DesiredApp, Phase, Probe};
 use crate::verdict::{Cure, Verdict};
 
@@ -209,6 +209,48 @@ fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look()
         }
     }
     assert_eq!(steps, [Step::Start]);
+}
+
+#[test]
+fn a_child_that_outlives_the_drained_unit_for_a_moment_does_not_take_its_name() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    let drain = Desired { drains: vec![drain_of(&unit)], ..desired(1) };
+    host.handle_desired(&drain, Moment(0));
+    let pool = PoolName::new("shop").unwrap();
+    let scan = |pid: u32, is_pooled: bool, at: u64| {
+        let mut view = other("celery", pid, &[]).view;
+        view.slot = slot.clone();
+        view.pools = is_pooled.then(|| pool.clone()).into_iter().collect();
+        Scan { begun_at: Moment(at), others: vec![OtherView { view, claims: Vec::new() }], ..Scan::default() }
+    };
+    host.handle_scan(&scan(7, true, 1), Moment(10));
+    let ask = said(&mut host).1.unwrap();
+    host.handle_permit(&permit_for(ask), Moment(20));
+    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
+    host.handle_stopped(&slot, Ok(()), Moment(40));
+    // The main process has gone, its child has not.
+    host.handle_scan(&scan(8, false, 45), Moment(46));
+    host.handle_timeout(Moment(4_000));
+    let named = |report: Report| report.slots[0].unit.clone();
+    assert_eq!(named(said(&mut host).0.unwrap()), Some(UnitId::new("celery:7").unwrap()));
+    host.handle_ended(&slot, Moment(5_000));
+    host.handle_held(&slot, Ok(()), Moment(5_010));
+    host.handle_timeout(Moment(9_000));
+    let drained = |report: Report| {
+        let [slot] = &report.slots[..] else { panic!("{:?}", report.slots) };
+        assert_eq!(slot.phase, Phase::Drained);
+        (slot.unit.clone(), slot.last_unit.clone(), slot.pools.clone())
+    };
+    let known = (None, Some(UnitId::new("celery:7").unwrap()), BTreeSet::from([pool.clone()]));
+    assert_eq!(drained(said(&mut host).0.unwrap()), known);
+    // A list that was begun before the drain's end comes after it.
+    host.handle_scan(&scan(8, false, 5_005), Moment(9_100));
+    let vacant = BTreeMap::from([(slot.clone(), Vacancy::Down)]);
+    host.handle_scan(&Scan { begun_at: Moment(9_200), vacant, ..Scan::default() }, Moment(9_300));
+    host.handle_timeout(Moment(200_000));
+    assert_eq!(drained(said(&mut host).0.unwrap()), known);
 }
 
 #[test]
