@@ -17,6 +17,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 const BURST: usize = 60;
 const BURSTS: usize = 20;
 
+/// Desired states that are said without a word from the agents.
+const NEWER: usize = 60;
+
 /// A transport under test, with two agents where it carries more than one.
 pub(super) struct Bus {
     pub(super) coordinator: CoordinatorEnd,
@@ -96,10 +99,12 @@ pub(super) async fn holds(mut bus: Bus) -> Bus {
         is_up(agent).await;
         hears_desired(coordinator, agent, "desired one").await;
     }
-    // The newest one, as often as it is said.
-    coordinator.desired.send_replace(Some(bytes("desired two")));
-    for (_, agent) in agents.iter_mut() {
-        hears_desired(coordinator, agent, "desired two").await;
+    // The newest one, as often as it is said; also more than a broker sends to who says nothing.
+    for text in (0..NEWER).map(|number| format!("newer {number}")).chain(["desired two".to_owned()]) {
+        coordinator.desired.send_replace(Some(bytes(&text)));
+        for (_, agent) in agents.iter_mut() {
+            hears_desired(coordinator, agent, &text).await;
+        }
     }
     reports_arrive(coordinator, agents).await;
     many_reports_arrive(coordinator, &mut agents[0]).await;

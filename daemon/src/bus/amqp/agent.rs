@@ -5,7 +5,7 @@
 
 use super::names::Names;
 use super::session::{
-    Access, NOT_FOUND, acknowledge, answered, answered_unless, arguments, limited_channel, next, next_of, publish, text,
+    Access, NOT_FOUND, Taken, answered, answered_unless, arguments, limited_channel, next, next_of, publish, text,
 };
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel as Kind, Encoded};
@@ -23,7 +23,7 @@ use unstale_protocol::ids::HostName;
 /// The name of its connection.
 const NAME: &str = "unstale-agent";
 /// Messages of the stream that are on their way at once.
-const PREFETCH: u16 = 10;
+const PREFETCH: u16 = 20;
 /// Where direct answers come from: RabbitMQ documentation, "Direct Reply-to".
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// What a message is, beside its envelope.
@@ -80,14 +80,15 @@ async fn session(
     side.outgoing.clear();
     sessions.begin(&side.link);
     let mut is_answered = desired.is_some();
+    let mut taken = Taken::of(&stream, PREFETCH);
     let mut hello = interval(HELLO_INTERVAL);
     hello.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             delivery = next_of(&mut desired, &stream) => {
-                let delivery = delivery?;
-                acknowledge(&delivery, &stream).await?;
-                let envelope: Encoded = delivery.data.into();
+                let mut delivery = delivery?;
+                let envelope: Encoded = std::mem::take(&mut delivery.data).into();
+                taken.add(delivery).await?;
                 side.incoming.send(ToAgent::Desired(Kind::Desired.shortened(envelope)))?;
             }
             delivery = next(&mut answers, REPLY_TO) => {
@@ -101,6 +102,8 @@ async fn session(
                 say(&channel, &exchange, properties(host).with_type(HELLO.into()), b"").await?;
             }
             message = side.outgoing.receive() => {
+                // On its way with what is said anyway: a report every minute, long before the broker gives up waiting.
+                taken.acknowledge().await?;
                 let properties = properties(host);
                 let (properties, payload) = match message.ok_or(queue::Closed)? {
                     FromAgent::Report(envelope) => (properties.with_type(REPORT.into()), envelope),

@@ -9,7 +9,7 @@
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
 use super::session::{
-    Access, LOCKED, NOT_FOUND, REFUSALS, acknowledge, answered, answered_unless, arguments, limited_channel, next_of,
+    Access, LOCKED, NOT_FOUND, REFUSALS, Taken, answered, answered_unless, arguments, limited_channel, next_of,
     publish, text,
 };
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
@@ -114,11 +114,13 @@ async fn session(
         unsaid: BTreeSet::new(),
         routes: BTreeMap::new(),
         reports: None,
+        taken: Taken::of(&names.reports(), PREFETCH),
+        shown: Taken::of(&stream, PREFETCH),
         until: None,
     };
     // What is there is told before a lease is.
     while has_stream && let Ok(found) = tokio::time::timeout(SHOWS_WITHIN, next_of(&mut desired, &stream)).await {
-        post.see(found?, &stream).await?;
+        post.see(found?).await?;
         if post.tell(&side.desired, &side.incoming)? {
             break;
         }
@@ -131,6 +133,8 @@ async fn session(
     loop {
         tokio::select! {
             _ = due.tick() => {
+                post.taken.acknowledge().await?;
+                post.shown.acknowledge().await?;
                 // Again and again: what was answered to it may have come before the lease.
                 post.tell(&side.desired, &side.incoming)?;
                 post.renew(&side.incoming).await?;
@@ -138,7 +142,7 @@ async fn session(
                 due.reset();
             }
             found = next_of(&mut desired, &stream) => {
-                post.see(found?, &stream).await?;
+                post.see(found?).await?;
                 post.tell(&side.desired, &side.incoming)?;
             }
             report = post.report() => post.take_waiting(report?, side).await?,
@@ -234,10 +238,12 @@ struct Post<'a> {
     unsaid: BTreeSet<HostName>,
     /// What the stream showed last.
     tip: Option<Encoded>,
+    shown: Taken,
     /// Where each host's answers go, as its last message said.
     routes: BTreeMap<HostName, String>,
     /// Reports are read by the leader alone: whoever reads them takes them from others.
     reports: Option<Consumer>,
+    taken: Taken,
     /// When the lease ends; none without the lock.
     until: Option<Moment>,
 }
@@ -253,10 +259,9 @@ impl Post<'_> {
     }
 
     /// Takes note of what is retained as desired.
-    async fn see(&mut self, found: Delivery, stream: &str) -> Result<(), Ended> {
-        acknowledge(&found, stream).await?;
-        self.tip = Some(found.data.into());
-        Ok(())
+    async fn see(&mut self, mut found: Delivery) -> Result<(), Ended> {
+        self.tip = Some(std::mem::take(&mut found.data).into());
+        self.shown.add(found).await
     }
 
     /// Tells the driver what is retained as desired where that is not ours; tells whether it is.
@@ -320,17 +325,20 @@ impl Post<'_> {
         Ok(())
     }
 
-    /// Takes a report and those that are here already, and acknowledges all of them by one word: what follows from them
-    /// is stored together. One that is answered is the last: over a slow way an answer takes long enough.
+    /// Takes a report and those that are here already: what follows from them is stored together. One that is answered is
+    /// the last: over a slow way an answer takes long enough. What is not acknowledged when this coordinator ends comes
+    /// again to the next one, which knows what it has heard by incarnation and sequence.
     async fn take_waiting(&mut self, first: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
-        let mut last = first;
-        let mut taken = 1;
-        while !self.take(&last, side).await? && taken < REPORTS_AT_ONCE {
-            let Some(next) = self.report().now_or_never() else { break };
-            last = next?;
-            taken += 1;
+        let (mut next, mut room) = (Some(first), REPORTS_AT_ONCE);
+        while let Some(report) = next.take() {
+            let is_answered = self.take(&report, side).await?;
+            self.taken.add(report).await?;
+            room -= 1;
+            if !is_answered && room > 0 {
+                next = self.report().now_or_never().transpose()?;
+            }
         }
-        acknowledge(&last, "reports").await
+        Ok(())
     }
 
     /// Takes a report, or answers a request for a manifest; tells whether it was answered.

@@ -150,9 +150,36 @@ async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> R
     }
 }
 
-/// Tells the broker that a message was taken, and all that came before it on its channel.
-pub(super) async fn acknowledge(delivery: &Delivery, what: &str) -> Result<(), Ended> {
-    sent(what, delivery.acker.ack(BasicAckOptions { multiple: true })).await.map(|_| ())
+/// What was taken of one queue and is not acknowledged yet. One word acknowledges all of it: a frame for each message
+/// would cost the broker about as much as sending it, and a quorum queue a write to its log besides.
+#[derive(Debug)]
+pub(super) struct Taken {
+    queue: String,
+    /// So many are acknowledged without being asked: the broker sends on while the others are on their way.
+    most: u16,
+    count: u16,
+    newest: Option<Delivery>,
+}
+
+impl Taken {
+    /// Nothing yet. The queue is the only one on its channel, made by [`limited_channel`], whose messages wait for it.
+    pub(super) fn of(queue: &str, prefetch: u16) -> Self {
+        Self { queue: queue.to_owned(), most: (prefetch / 2).max(1), count: 0, newest: None }
+    }
+
+    /// Adds what was taken now.
+    pub(super) async fn add(&mut self, delivery: Delivery) -> Result<(), Ended> {
+        self.newest = Some(delivery);
+        self.count += 1;
+        if self.count >= self.most { self.acknowledge().await } else { Ok(()) }
+    }
+
+    /// Acknowledges all of it.
+    pub(super) async fn acknowledge(&mut self) -> Result<(), Ended> {
+        self.count = 0;
+        let Some(newest) = self.newest.take() else { return Ok(()) };
+        sent(&self.queue, newest.acker.ack(BasicAckOptions { multiple: true })).await.map(drop)
+    }
 }
 
 /// Publishes a message. Waits for a confirmation only where the channel asks for them; none where the broker takes
