@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use unstale_protocol::ids::HostName;
 
 /// How often the same is done, and how many agents connect at once.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 60;
 const AT_ONCE: usize = 50;
 /// As long as a signed desired state of one app.
 const PAYLOAD_BYTES: usize = 900;
