@@ -341,7 +341,7 @@ pub struct PoolReport {
 pub struct SlotReport {
     /// The slot.
     pub slot: SlotId,
-    /// The life of the unit in it, where there is one.
+    /// The life of the unit in it, where there is one; while children of one that was told to end outlive it, that one.
     pub unit: Option<UnitId>,
     /// The life that was last seen in it, where nothing is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]

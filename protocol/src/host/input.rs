@@ -159,7 +159,7 @@ pub struct SlotRecord {
     /// Apps it belongs to while nothing is up in it.
     #[serde(default)]
     pub apps: BTreeMap<AppName, Revision>,
-    /// The life of the unit that was last seen in it.
+    /// The life of the unit that was last seen in it. Children of one that was told to end are none of their own.
     #[serde(default)]
     pub last_unit: Option<UnitId>,
 }

@@ -42,10 +42,13 @@ impl Slot {
         self.view = Some(unit.clone());
         self.vacancy = None;
         self.forget = false;
-        if !self.is_seen_ending() {
+        let apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision));
+        if self.is_remnant(unit.root) {
+            self.record.apps.extend(apps);
+        } else {
+            self.record.apps = apps.collect();
             self.record.pools.clone_from(&unit.pools);
             self.record.last_unit = Some(unit.unit.clone());
-            self.record.apps = unit.apps.iter().map(|(name, app)| (name.clone(), app.revision)).collect();
         }
         if let Some(action) = &mut self.action {
             if begun_at >= self.not_before {
@@ -333,11 +336,12 @@ impl Slot {
         self.view.as_ref().filter(|_| !self.is_held_down())
     }
 
-    /// Tells whether what was last seen is of a unit that was on its way out. A child that outlives its parent for a
-    /// moment looks like a unit of its own: the slot remembers the one that is drained, by which it is asked back.
-    fn is_seen_ending(&self) -> bool {
-        let is_ending = self.action.as_ref().is_some_and(|action| action.phase() == Phase::Draining);
-        is_ending || self.is_held_down()
+    /// Tells whether what was last seen, with this root, is what is left of a unit on its way out: a child that outlives
+    /// its parent for a moment looks like a unit of its own. The slot remembers the one that is drained, by which it is
+    /// asked back; what the remnant holds counts all the same.
+    fn is_remnant(&self, root: ProcessIdentity) -> bool {
+        let is_ending = |action: &Restart| action.phase() == Phase::Draining && action.intent().identity != root;
+        self.action.as_ref().is_some_and(is_ending) || self.is_held_down()
     }
 
     /// Tells whether the slot uses budget.

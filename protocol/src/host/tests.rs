@@ -254,6 +254,45 @@ fn a_child_that_outlives_the_drained_unit_for_a_moment_does_not_take_its_name() 
 }
 
 #[test]
+fn a_unit_that_is_being_drained_counts_for_an_app_that_is_announced_meanwhile() {
+    let app = AppName::new("shop").unwrap();
+    // The main process itself, or a child that has outlived it.
+    for pid in [7, 8] {
+        let mut host = host();
+        let unit = other("celery", 7, &[]);
+        let slot = unit.view.slot.clone();
+        let drains = vec![drain_of(&unit)];
+        host.handle_desired(&Desired { drains: drains.clone(), ..desired(1) }, Moment(0));
+        host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+        let ask = said(&mut host).1.unwrap();
+        host.handle_permit(&permit_for(ask), Moment(20));
+        host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
+        host.handle_stopped(&slot, Ok(()), Moment(40));
+        // It has an hour of work in hand.
+        host.handle_desired(&Desired { drains, ..announced(2) }, Moment(1_000));
+        for at in [2_000, 200_000] {
+            let mut view = other("celery", pid, &[]).view;
+            view.slot = slot.clone();
+            let judged = UnitJudgement {
+                revision: Revision(1),
+                verdict: Verdict::Stale,
+                cure: Cure::Restart,
+                because: String::new(),
+            };
+            view.apps.insert(app.clone(), judged);
+            let files = AppView { revision: Revision(1), files_right: true, ..AppView::default() };
+            let apps = BTreeMap::from([(app.clone(), files)]);
+            let scan = Scan { begun_at: Moment(at), full: true, units: vec![view], apps, ..Scan::default() };
+            host.handle_scan(&scan, Moment(at + 10));
+        }
+        host.handle_timeout(Moment(300_000));
+        let report = said(&mut host).0.unwrap();
+        let of_app = &report.apps[&app];
+        assert!(!of_app.converged && of_app.units.acting == 1, "{of_app:?}");
+    }
+}
+
+#[test]
 fn a_unit_that_dies_again_and_again_stays_failed_although_each_life_of_it_is_fresh() {
     let mut host = host();
     let app = AppName::new("shop").unwrap();
