@@ -56,7 +56,9 @@ fn units_of_a_fleet_are_drained_by_any_selector_within_the_budget_and_survive_ki
     let said = fleet.coordinator.run(["drain", "app:shop", "--force", "--timeout", "5m"]).expect(0);
     assert!(said.stderr.contains("beyond the budget"), "{said:?}");
     // Gone, and a moment later also in supervisord's own words.
-    eventually("both are stopped", 20, || (), |()| fleet.hosts.iter().all(is_stopped));
+    let supervised =
+        || fleet.hosts.iter().map(|host| host.supervisord.control(&["status", "shop"])).collect::<Vec<_>>();
+    eventually("both are stopped", 20, supervised, |said| said.iter().all(|line| line.contains("STOPPED")));
     let log = fleet.coordinator.process.log();
     assert!(log.contains("by force, beyond the budget of"), "{log}");
 
