@@ -178,12 +178,17 @@ fn permit_for(ask: Ask) -> Permit {
     }
 }
 
-/// Grants what is asked for a slot and lets the action go on until its unit has ended.
-fn permit_and_end(host: &mut Host, slot: &SlotId) {
+/// Grants what is asked for a slot and lets the action go on until its unit was told to end.
+fn permit_and_stop(host: &mut Host, slot: &SlotId) {
     let ask = said(host).1.unwrap();
     host.handle_permit(&permit_for(ask), Moment(20));
     host.handle_preflight(slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
     host.handle_stopped(slot, Ok(()), Moment(40));
+}
+
+/// The same until it has ended.
+fn permit_and_end(host: &mut Host, slot: &SlotId) {
+    permit_and_stop(host, slot);
     host.handle_ended(slot, Moment(50));
 }
 
@@ -226,10 +231,7 @@ fn a_child_that_outlives_the_drained_unit_for_a_moment_does_not_take_its_name() 
         Scan { begun_at: Moment(at), others: vec![OtherView { view, claims: Vec::new() }], ..Scan::default() }
     };
     host.handle_scan(&scan(7, true, 1), Moment(10));
-    let ask = said(&mut host).1.unwrap();
-    host.handle_permit(&permit_for(ask), Moment(20));
-    host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
-    host.handle_stopped(&slot, Ok(()), Moment(40));
+    permit_and_stop(&mut host, &slot);
     // The main process has gone, its child has not.
     host.handle_scan(&scan(8, false, 45), Moment(46));
     host.handle_timeout(Moment(4_000));
@@ -264,10 +266,7 @@ fn a_unit_that_is_being_drained_counts_for_an_app_that_is_announced_meanwhile() 
         let drains = vec![drain_of(&unit)];
         host.handle_desired(&Desired { drains: drains.clone(), ..desired(1) }, Moment(0));
         host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
-        let ask = said(&mut host).1.unwrap();
-        host.handle_permit(&permit_for(ask), Moment(20));
-        host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30));
-        host.handle_stopped(&slot, Ok(()), Moment(40));
+        permit_and_stop(&mut host, &slot);
         // It has an hour of work in hand.
         host.handle_desired(&Desired { drains, ..announced(2) }, Moment(1_000));
         for at in [2_000, 200_000] {
