@@ -418,7 +418,8 @@ impl Driver {
         if chosen.is_empty() {
             return Err(self.no_unit(&request.selectors));
         }
-        let unseen = answers::unseen(self.status().hosts, &request.selectors);
+        let apps = answers::looked_for(&self.machine, &request.selectors);
+        let unseen = answers::unseen(self.status().hosts, &apps, &request.selectors);
         if request.dry_run {
             let drains = answers::drains(chosen.iter().map(answers::would_drain).collect());
             return Ok(api::Drains { unseen, ..drains });
@@ -444,7 +445,8 @@ impl Driver {
     fn no_unit(&self, selectors: &[Selector]) -> api::Refusal {
         let are_hosts = selectors.iter().all(|one| matches!(one, Selector::Host(_)));
         let is_meant = |host: &&api::StatusHost| !are_hosts || answers::names(selectors, &host.host);
-        let why = |host: &api::StatusHost| Some(format!("{}: {}", host.host, answers::why_unknown(host)?));
+        let apps = answers::looked_for(&self.machine, selectors);
+        let why = |host: &api::StatusHost| Some(format!("{}: {}", host.host, answers::why_unknown(host, &apps)?));
         let mut unknown: Vec<String> = self.status().hosts.iter().filter(is_meant).filter_map(why).collect();
         if unknown.is_empty() && self.machine.reports().next().is_some() {
             return api::Refusal::new(404, "no-such-unit", "no unit matches")

@@ -45,7 +45,8 @@ fn units_of_a_fleet_are_drained_by_any_selector_within_the_budget_and_survive_ki
     fleet.kill_agent(1);
     fleet.kill_coordinator();
     fleet.wait_for("every host was looked at", |status| {
-        array(status, "hosts").iter().filter(|host| host["scanned"] == true).count() == HOSTS.len()
+        let hosts = array(status, "hosts");
+        hosts.iter().filter(|host| host["apps"]["shop"]["unseen"] == false).count() == HOSTS.len()
     });
     let mut stand: Vec<String> = standings(&fleet.status()).into_iter().map(|(_, standing)| standing).collect();
     stand.sort();

@@ -141,6 +141,9 @@ pub(crate) struct StatusHostApp {
     /// What it waits for.
     #[serde(default)]
     pub(crate) waiting: Option<String>,
+    /// The host was not looked at since the revision was announced, or announced again: it may have further units.
+    #[serde(default)]
+    pub(crate) unseen: bool,
     /// Units by state.
     pub(crate) units: unstale_protocol::message::UnitCounts,
     /// Enums outside verdicts.

@@ -4,7 +4,7 @@ use crate::api;
 use crate::cli::Selector;
 use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{Coordinator, DrainStatus, Outcome, RolloutStatus, UnitStatus};
-use unstale_protocol::ids::{HostName, SlotId};
+use unstale_protocol::ids::{AppName, HostName, SlotId};
 use unstale_protocol::message::{DoneResult, OtherUnit, Phase, Purpose, Report, SlotReport};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::Verdict;
@@ -207,6 +207,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
                         revision: app.revision,
                         converged: app.converged,
                         waiting: app.waiting.clone(),
+                        unseen: app.unseen,
                         units: app.units,
                         untracked: app.untracked,
                         bystanders: app.bystanders,
@@ -320,7 +321,7 @@ pub(super) fn drains(drains: Vec<api::Drain>) -> api::Drains {
 
 /// Returns the hosts that may have units which these select and nobody knows of: an order by host, pool or app chooses
 /// among what was reported.
-pub(super) fn unseen(hosts: Vec<api::StatusHost>, selectors: &[Selector]) -> Vec<api::Unseen> {
+pub(super) fn unseen(hosts: Vec<api::StatusHost>, apps: &[AppName], selectors: &[Selector]) -> Vec<api::Unseen> {
     let is_wide = selectors.iter().any(|one| matches!(one, Selector::Pool(_) | Selector::App(_)));
     let unseen = |host: api::StatusHost| {
         let is_named = names(selectors, &host.host);
@@ -329,8 +330,8 @@ pub(super) fn unseen(hosts: Vec<api::StatusHost>, selectors: &[Selector]) -> Vec
         }
         // Units of no announced app are chosen by host only.
         let omitted = host.omitted.saturating_add(if is_named { host.others_omitted } else { 0 });
-        let because = match why_unknown(&host) {
-            Some(why) => why.to_owned(),
+        let because = match why_unknown(&host, apps) {
+            Some(why) => why,
             None if omitted == 0 => return None,
             None => format!("its report leaves {omitted} of its slots out"),
         };
@@ -344,13 +345,33 @@ pub(super) fn names(selectors: &[Selector], host: &str) -> bool {
     selectors.iter().any(|one| matches!(one, Selector::Host(name) if name.as_str() == host))
 }
 
-/// Says why nothing is known of a host's units; `None` where they are.
-pub(super) fn why_unknown(host: &api::StatusHost) -> Option<&'static str> {
+/// Returns the announced apps whose units these choose by what the units hold: a pool may have units of any.
+pub(super) fn looked_for(machine: &Coordinator, selectors: &[Selector]) -> Vec<AppName> {
+    let is_looked_for = |app: &AppName| {
+        selectors.iter().any(|one| match one {
+            Selector::Pool(_) => true,
+            Selector::App(name) => name == app,
+            Selector::Host(_) | Selector::Unit(_) | Selector::Slot(_) | Selector::Pid(_) => false,
+        })
+    };
+    machine.apps().map(|(app, _)| app).filter(|app| is_looked_for(app)).cloned().collect()
+}
+
+/// Says why a host may have units that nobody knows of, or whose nobody knows which of these apps they hold; `None`
+/// where what it has is known.
+pub(super) fn why_unknown(host: &api::StatusHost, apps: &[AppName]) -> Option<String> {
+    let is_unseen = |app: &&AppName| host.apps.get(*app).is_none_or(|of_host| of_host.unseen);
     match (host.scanned, host.standing.as_str()) {
-        (true, _) => None,
-        (false, "expected") => Some("it has not reported"),
-        (false, "silent") => Some("it is silent, and was not looked at before"),
-        (false, _) => Some("it has not been looked at since its agent started"),
+        (true, "silent") => Some("it is silent: what has come up there since is not known".to_owned()),
+        // Nobody waits for a host that has left.
+        (true, "leaving") => None,
+        (true, _) => {
+            let app = apps.iter().find(is_unseen)?;
+            Some(format!("it has not been looked at since {app} was announced"))
+        }
+        (false, "expected") => Some("it has not reported".to_owned()),
+        (false, "silent") => Some("it is silent, and was not looked at before".to_owned()),
+        (false, _) => Some("it has not been looked at since its agent started".to_owned()),
     }
 }
 

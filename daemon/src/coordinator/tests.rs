@@ -143,20 +143,32 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
         "slot": "celery/systemd:w.service", "unit": "celery:7:1:1", "identity": null, "pools": [], "phase": "up",
         "apps": {"shop": {"verdict": "fresh", "cure": "none"}}, "because": "",
     });
-    let report = |host: &str, scanned: bool, slots: &[&serde_json::Value], omitted: u32| {
+    let nothing = serde_json::json!({});
+    let shop =
+        |unseen: bool| serde_json::json!({"shop": {"revision": 1, "converged": false, "unseen": unseen, "units": {}}});
+    let report = |host: &str, scanned: bool, apps: &serde_json::Value, slots: &[&serde_json::Value], omitted: u32| {
         let zero = serde_json::to_value(Version::default()).unwrap();
         let incarnation =
             serde_json::to_value(Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() })
                 .unwrap();
         serde_json::json!({
             "kind": "report", "host": host, "incarnation": incarnation, "sequence": 1, "clock": 0,
-            "accepted": zero, "apps": {}, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
+            "accepted": zero, "apps": apps, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
         })
     };
     let (_directory, state) = state();
     with_driver(&state, async |asker, side| {
         broadcast(&asker).await;
-        for report in [report("known", true, &[&slot], 0), report("new", false, &[], 0), report("here", true, &[], 3)] {
+        let mut left = report("left", true, &nothing, &[], 0);
+        left["leaving"] = true.into();
+        for report in [
+            left,
+            report("known", true, &shop(false), &[&slot], 0),
+            report("new", false, &shop(true), &[], 0),
+            report("here", true, &shop(false), &[], 3),
+            report("early", true, &nothing, &[], 0),
+            report("again", true, &shop(true), &[], 0),
+        ] {
             let closed = seal().close(Channel::Report, &report.to_string()).unwrap();
             ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
         }
@@ -169,8 +181,12 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
             let unseen = drains.unseen.into_iter().map(|unseen| format!("{}: {}", unseen.host, unseen.because));
             unseen.collect::<Vec<_>>()
         };
-        let wide =
-            ["here: its report leaves 3 of its slots out", "new: it has not been looked at since its agent started"];
+        let wide = [
+            "again: it has not been looked at since shop was announced",
+            "early: it has not been looked at since shop was announced",
+            "here: its report leaves 3 of its slots out",
+            "new: it has not been looked at since its agent started",
+        ];
         assert_eq!(drain("app:shop").await, wide);
         assert_eq!(drain("host:known").await, [""; 0]);
         assert_eq!(drain("slot:celery/systemd:w.service").await, [""; 0]);
@@ -178,7 +194,12 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
         for (selector, expected) in [
             ("host:here", "no unit matches"),
             ("host:new", "no unit matches yet: new: it has not been looked at since its agent started"),
-            ("pool:mail", "no unit matches yet: new: it has not been looked at since its agent started"),
+            (
+                "pool:mail",
+                "no unit matches yet: again: it has not been looked at since shop was announced; early: it has not been \
+                 looked at since shop was announced; new: it has not been looked at since its agent started",
+            ),
+            ("app:mail", "no unit matches yet: new: it has not been looked at since its agent started"),
         ] {
             let drain = serde_json::from_value(serde_json::json!({"selectors": [selector], "dry_run": true})).unwrap();
             let refused = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap_err();
@@ -186,6 +207,21 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
         }
     })
     .await;
+}
+
+#[test]
+fn what_a_silent_host_has_is_not_known() {
+    let host = |standing: &str, scanned: bool| {
+        let host = serde_json::json!({
+            "host": "web-1", "standing": standing, "scanned": scanned, "slots": [],
+            "apps": {"shop": {"revision": 1, "converged": true, "units": {}}},
+        });
+        answers::why_unknown(&serde_json::from_value(host).unwrap(), &[shop()])
+    };
+    assert_eq!(host("reporting", true), None);
+    assert_eq!(host("silent", true).unwrap(), "it is silent: what has come up there since is not known");
+    assert_eq!(host("silent", false).unwrap(), "it is silent, and was not looked at before");
+    assert_eq!(host("expected", false).unwrap(), "it has not reported");
 }
 
 #[tokio::test]
