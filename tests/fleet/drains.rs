@@ -13,6 +13,13 @@ fn standings(status: &Value) -> Vec<(String, String)> {
     array(status, "drains").iter().map(|drain| (text(drain, "host"), text(drain, "standing"))).collect()
 }
 
+/// Where the drains stand, whichever host they are of.
+fn sorted(status: &Value) -> Vec<String> {
+    let mut stand: Vec<String> = standings(status).into_iter().map(|(_, standing)| standing).collect();
+    stand.sort();
+    stand
+}
+
 fn pair(host: &str, standing: &str) -> (String, String) {
     (host.to_owned(), standing.to_owned())
 }
@@ -34,10 +41,9 @@ fn units_of_a_fleet_are_drained_by_any_selector_within_the_budget_and_survive_ki
     assert!(mains.iter().all(|main| is_running(*main)));
 
     // Both are of one pool, of which one may be out of work: the other one waits for leave.
-    let said = fleet.coordinator.run(["drain", "app:shop", "--timeout", "60s", "--output", "json"]).expect(3).json();
-    let mut stand: Vec<String> = standings(&said).into_iter().map(|(_, standing)| standing).collect();
-    stand.sort();
-    assert_eq!(stand, ["drained", "waiting"], "{said:#}");
+    let said = fleet.coordinator.run(["drain", "app:shop", "--timeout", "40s", "--output", "json"]).expect(3).json();
+    assert_eq!(standings(&said).len(), HOSTS.len(), "{said:#}");
+    fleet.wait_for("one is drained", |status| sorted(status) == ["drained", "waiting"]);
     assert_eq!(fleet.hosts.iter().filter(|host| is_stopped(host)).count(), 1);
 
     // It is on disk, on both sides. The agents first: what the new coordinator hears is then of their new lives.
@@ -48,9 +54,7 @@ fn units_of_a_fleet_are_drained_by_any_selector_within_the_budget_and_survive_ki
         let hosts = array(status, "hosts");
         hosts.iter().filter(|host| host["apps"]["shop"]["unseen"] == false).count() == HOSTS.len()
     });
-    let mut stand: Vec<String> = standings(&fleet.status()).into_iter().map(|(_, standing)| standing).collect();
-    stand.sort();
-    assert_eq!(stand, ["drained", "waiting"]);
+    assert_eq!(sorted(&fleet.status()), ["drained", "waiting"]);
     assert_eq!(fleet.hosts.iter().filter(|host| is_stopped(host)).count(), 1);
 
     // Beyond the budget, said aloud.
