@@ -1,8 +1,9 @@
 //! What the fleet's bus costs, side by side in one run with what its broker can do at best.
 //!
 //! `cargo bench -p unstale --bench fleet` measures all; `-- redis fanout 1000` chooses broker, part and number of agents.
-//! The parts: `fanout` (one desired state to everybody, against the broker's own lossy fan-out of the same bytes, and a
-//! broker that is killed in between), `reports` (10,000 signed reports collected, verified and stored, against the same
+//! The parts: `fanout` (one desired state to everybody, against the broker's own lossy fan-out of the same bytes; for
+//! Redis also what bare readers of a stream cost, the least that a fan-out without loss can; and a broker that is killed
+//! in between), `reports` (10,000 signed reports collected, verified and stored, against the same
 //! bytes only written), `memory` (coordinator with 5,000 agents, an agent with the bus connected). Needs redis-server and
 //! rabbitmq-server; endpoints are tasks of this process that run the product's own transports.
 

@@ -13,6 +13,7 @@ use crate::ids::{
 use crate::time::Moment;
 use crate::verdict::{Cure, Verdict};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Names that may stand in `must` and are understood here.
@@ -128,7 +129,7 @@ pub struct Probe {
 }
 
 /// What an agent sends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[expect(clippy::large_enum_variant, reason = "whoever keeps one keeps it boxed as a whole")]
 pub enum Upward {
@@ -137,8 +138,27 @@ pub enum Upward {
     /// A request for permits.
     Ask(Ask),
     /// Sent by a newer version: counted and skipped.
-    #[serde(other)]
     Unknown,
+}
+
+impl Upward {
+    /// Reads one from its JSON. The kind is looked for first, then the message is read as what it is: an enum with a
+    /// tag would be copied as a whole before, which costs more than the reading.
+    ///
+    /// # Errors
+    /// Where it has no kind, or is not what its kind says.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            #[serde(borrow)]
+            kind: Cow<'a, str>,
+        }
+        match serde_json::from_str::<Kind<'_>>(text)?.kind.as_ref() {
+            "report" => serde_json::from_str(text).map(Self::Report),
+            "ask" => serde_json::from_str(text).map(Self::Ask),
+            _ => Ok(Self::Unknown),
+        }
+    }
 }
 
 /// An agent's full state, never a delta. Orders by (incarnation counter, sequence).
@@ -514,8 +534,11 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_skipped_and_unknown_fields_ignored() {
-        let newer = r#"{"kind":"song","text":"la"}"#;
-        assert_eq!(serde_json::from_str::<Upward>(newer).unwrap(), Upward::Unknown);
+        let newer = r#"{"text":"la","kind":"so\u006eg"}"#;
+        assert_eq!(Upward::from_json(newer).unwrap(), Upward::Unknown);
+        for wrong in [r#"{"text":"la"}"#, r#"{"kind":"report"}"#, r#"{"kind":"ask","kind":"song"}"#] {
+            assert!(Upward::from_json(wrong).is_err(), "{wrong}");
+        }
         let desired: Desired = serde_json::from_str(r#"{"epoch":1,"generation":2,"colour":"red"}"#).unwrap();
         assert_eq!(desired.version(), Version { epoch: Epoch(1), generation: Generation(2) });
     }

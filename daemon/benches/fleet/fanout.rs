@@ -19,7 +19,7 @@ use unstale_protocol::ids::HostName;
 const ROUNDS: u32 = 60;
 const AT_ONCE: usize = 50;
 /// As long as a signed desired state of one app.
-const PAYLOAD_BYTES: usize = 900;
+pub(crate) const PAYLOAD_BYTES: usize = 900;
 /// The event that is said while the broker is down, and how long it may take to reach everybody.
 const NEWEST: u32 = 1_001;
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -188,6 +188,10 @@ impl Fleet {
     }
 }
 
+fn milliseconds(value: f64) -> String {
+    format!("{value:.1} ms")
+}
+
 /// Measures the broker's own fan-out, then the product's.
 pub(crate) async fn measure(broker: &mut Broker, agents: usize) {
     let arrivals = Arrivals::new();
@@ -198,10 +202,20 @@ pub(crate) async fn measure(broker: &mut Broker, agents: usize) {
     set.shutdown().await;
     pause(2_000).await;
 
+    if broker.kind() == Kind::Redis {
+        let arrivals = Arrivals::new();
+        let mut crowd = Crowd::gather_readers(broker, agents, &arrivals, &mut set).await;
+        let bare = rounds(broker.pid(), agents, &arrivals, async |round| crowd.publish(&payload(round)).await).await;
+        drop(crowd);
+        set.shutdown().await;
+        pause(2_000).await;
+        let what = format!("bare XREAD by {agents}: broker CPU per event");
+        crate::line(&what, &milliseconds(bare.cpu), &milliseconds(raw.cpu), bare.cpu / raw.cpu, "-", true);
+    }
+
     let fleet = Fleet::gather(broker, agents, &mut set).await;
     let ours = rounds(broker.pid(), agents, &fleet.arrivals, async |round| fleet.publish(round)).await;
     let ratio = ours.cpu / raw.cpu;
-    let milliseconds = |value: f64| format!("{value:.1} ms");
     let what = format!("fan-out to {agents}: broker CPU per event");
     crate::line(&what, &milliseconds(ours.cpu), &milliseconds(raw.cpu), ratio, "at most 1.8", ratio <= MOST);
     let what = format!("fan-out to {agents}: time to the last");

@@ -2,7 +2,7 @@
 //! exclusive queues; and writing with confirmations.
 
 use super::brokers::{Broker, Kind};
-use super::fanout::{Arrivals, round_of};
+use super::fanout::{Arrivals, PAYLOAD_BYTES, round_of};
 use crate::bus::envelope::Encoded;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -24,9 +24,14 @@ const QUEUE: &str = "unstale.default.written";
 /// Writes that wait for their confirmation at once.
 const IN_FLIGHT: usize = 50;
 
+/// The stream that bare readers block on.
+const STREAM: &str = "raw.stream";
+
 /// A publisher to everybody, and everybody.
 pub(crate) enum Crowd {
     Redis(MultiplexedConnection),
+    /// The readers of a stream.
+    Stream(MultiplexedConnection),
     RabbitMq(Box<Route>),
 }
 
@@ -121,8 +126,33 @@ impl Crowd {
         }
     }
 
+    /// Connects so many readers that block on one stream and do nothing else: what a Redis does at least where nobody
+    /// may miss anything.
+    pub(crate) async fn gather_readers(
+        broker: &Broker,
+        readers: usize,
+        arrivals: &Arc<Arrivals>,
+        set: &mut JoinSet<()>,
+    ) -> Self {
+        let publisher = admin(broker).await;
+        for _ in 0..readers {
+            let mut socket = TcpStream::connect(("127.0.0.1", broker.admin().1)).await.unwrap();
+            socket.write_all(b"AUTH admin admin\r\n").await.unwrap();
+            let mut hello = [0; 5];
+            socket.read_exact(&mut hello).await.unwrap();
+            set.spawn(read_stream(socket, Arc::clone(arrivals)));
+        }
+        Self::Stream(publisher)
+    }
+
     pub(crate) async fn publish(&mut self, payload: &[u8]) {
         match self {
+            Self::Stream(publisher) => {
+                let mut command = redis::cmd("XADD");
+                command.arg(STREAM).arg("MAXLEN").arg("~").arg(16);
+                command.arg(format!("{}-0", round_of(payload).unwrap())).arg("e").arg(payload);
+                command.query_async::<String>(publisher).await.unwrap();
+            }
             Self::Redis(publisher) => {
                 redis::cmd("PUBLISH").arg("raw").arg(payload).query_async::<i64>(publisher).await.unwrap();
             }
@@ -142,6 +172,25 @@ async fn listen(mut socket: TcpStream, arrivals: Arc<Arrivals>) {
         lines += buffer[..read].split(|byte| *byte == b'\n').skip(1).count();
         arrivals.arrived(lines / 7);
         lines %= 7;
+    }
+}
+
+/// Counts the entries of a stream, whose ids are the rounds. An answer ends with its payload, as long as it has to be.
+async fn read_stream(mut socket: TcpStream, arrivals: Arc<Arrivals>) {
+    let mut buffer = [0; 4096];
+    for last in 0.. {
+        let command = format!("XREAD BLOCK 0 STREAMS {STREAM} {last}-0\r\n");
+        if socket.write_all(command.as_bytes()).await.is_err() {
+            return;
+        }
+        let mut read = 0;
+        while read < PAYLOAD_BYTES || !buffer[..read].ends_with(b"\r\n") {
+            match socket.read(&mut buffer[read..]).await {
+                Ok(0) | Err(_) => return,
+                Ok(more) => read += more,
+            }
+        }
+        arrivals.arrived(1);
     }
 }
 

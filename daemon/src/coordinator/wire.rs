@@ -110,7 +110,7 @@ impl Driver {
     }
 
     fn take(&mut self, opened: &Opened) {
-        let message = serde_json::from_str::<Upward>(&opened.payload);
+        let message = Upward::from_json(&opened.payload);
         let host = match &message {
             Ok(Upward::Report(report)) => &report.host,
             Ok(Upward::Ask(ask)) => &ask.host,

@@ -176,10 +176,10 @@ mod tests {
             "kind": "report", "host": "web-1", "incarnation": {"counter": 1, "random": salt}, "sequence": 1, "clock": 5,
             "accepted": {"epoch": 1, "generation": 1}, "apps": {}, "pools": {}, "slots": [],
         });
-        let report = Box::new(serde_json::from_value(report).unwrap());
+        let report = Box::new(Upward::from_json(&report.to_string()).unwrap());
         let Some(FromAgent::Report(envelope)) = post.close(&Outgoing::Upward(report)) else { panic!("no report") };
         let opened = post.seal.open(Channel::Report, &envelope).unwrap();
-        let Ok(Upward::Report(report)) = serde_json::from_str(&opened.payload) else { panic!("no report") };
+        let Ok(Upward::Report(report)) = Upward::from_json(&opened.payload) else { panic!("no report") };
         assert_eq!(report.rejected["not_an_envelope"], 2);
     }
 

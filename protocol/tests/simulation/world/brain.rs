@@ -137,11 +137,13 @@ impl World {
                     self.disks[disk].extend(records);
                     continue;
                 }
-                Action::Publish(desired) => Write::Desired(desired.epoch, self.said(desired)),
+                Action::Publish(desired) => {
+                    Write::Desired(desired.epoch, self.said(desired, |text| serde_json::from_str(text)))
+                }
                 Action::Grant(permit) => {
                     self.granted_by = self.granted_by.max(permit.version.epoch);
                     let to = self.hosts.iter().position(|host| host.name == permit.host).unwrap();
-                    Write::Permit(permit.version.epoch, to, self.said(permit))
+                    Write::Permit(permit.version.epoch, to, self.said(permit, |text| serde_json::from_str(text)))
                 }
             };
             if !self.brains[index].machine.as_ref().is_some_and(|machine| machine.leads(clock.read(now))) {

@@ -172,7 +172,7 @@ impl World {
                 HostAction::Report(report) => self.report(index, report),
                 HostAction::Ask(ask) => {
                     self.hosts[index].asked = Some(ask.nonce);
-                    let said = self.said(Upward::Ask(ask));
+                    let said = self.said(Upward::Ask(ask), Upward::from_json);
                     self.send(&Message::Up(index, said));
                 }
                 HostAction::Look => {
@@ -205,7 +205,7 @@ impl World {
             return;
         }
         self.hosts[index].reported = Some(report.clone());
-        let said = self.said(Upward::Report(report));
+        let said = self.said(Upward::Report(report), Upward::from_json);
         self.send(&Message::Up(index, said));
     }
 
