@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use journal::Journal;
 use tokio_util::sync::CancellationToken;
 use unstale_protocol::coordinator::{
-    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, MaxUnavailable, Record, Refused, Terms,
+    Action, Broadcast, Coordinator, CoordinatorPolicy, DrainRecord, Record, Refused, Terms,
 };
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{AppName, HostName, Pid, SlotId, Version};
@@ -31,6 +31,8 @@ use unstale_protocol::manifest::{MANIFEST_MAX_BYTES, Manifest};
 /// Longest `-m`, key or value of `--meta`, in bytes, and most of the latter.
 const NOTE_MAX_BYTES: usize = 4096;
 const NOTES_MAX: usize = 64;
+/// What a drain takes in the desired state's envelope at most, beside the names of host and slot, in bytes.
+const DRAIN_BYTES: usize = 160;
 /// Most hosts that a refusal names.
 const UNKNOWN_NAMED: usize = 8;
 
@@ -48,8 +50,6 @@ pub(crate) struct Driver {
     link: Option<Link>,
     desk: Desk,
     clock: Clock,
-    /// The budget of a broadcast that names none, where the configuration does.
-    max_unavailable: Option<MaxUnavailable>,
     /// How many hosts a broadcast waits for that names no number.
     expect_hosts: Option<u32>,
     evidence: Box<dyn LocalEvidence>,
@@ -85,7 +85,6 @@ impl Driver {
     /// Where the store cannot be read, or holds what this version does not understand.
     pub(crate) fn new(
         policy: CoordinatorPolicy,
-        max_unavailable: Option<MaxUnavailable>,
         store: Store,
         (bus, seal): (CoordinatorEnd, Seal),
         desk: Desk,
@@ -104,7 +103,6 @@ impl Driver {
             link: None,
             desk,
             clock,
-            max_unavailable,
             expect_hosts: None,
             evidence: Box::new(NoEvidence),
         };
@@ -288,18 +286,20 @@ impl Driver {
                 reply(answer, result);
             }
             Command::Undrain(id, caller, answer) => {
-                tracing::info!(drain = %id, by = people::name(&caller), "drain taken back");
                 let before = self.machine.drains().into_iter().find(|drain| drain.id == id);
                 let result = self.machine.handle_undrain(&id, self.clock.now());
+                if result.is_ok() {
+                    tracing::info!(drain = %id, by = people::name(&caller), "drain taken back");
+                }
                 self.act()?;
                 let returned = before.as_ref().map(answers::returning).into_iter().collect();
                 reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| answers::drains(returned)));
             }
             Command::Forget(host, caller, answer) => {
-                tracing::info!(%host, by = people::name(&caller), "host forgotten");
                 let result = self.machine.handle_forget(&host, self.clock.now());
                 self.act()?;
                 if result.is_ok() {
+                    tracing::info!(%host, by = people::name(&caller), "host forgotten");
                     self.bus.send(FromCoordinator::Forget(host));
                 }
                 reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| self.status()));
@@ -359,11 +359,12 @@ impl Driver {
         let after = self.journal.newest();
         let accepted = self.machine.handle_broadcast(&broadcast, self.clock.now());
         self.act()?;
+        // Also where it was refused: a hook that asks one who stands by must not fill the disk.
+        self.forget_manifests()?;
         let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(refused) => return Ok(Err(refusal(&refused))),
         };
-        self.forget_manifests()?;
         Ok(self.rollout(&app, Some(accepted.revision)).map(|baseline| {
             let standing = match (accepted.is_same, baseline.outcome) {
                 (true, api::Outcome::Halted) => api::Standing::Halted,
@@ -381,7 +382,7 @@ impl Driver {
     fn terms(&self, request: &api::BroadcastRequest) -> Terms {
         Terms {
             canary: request.canary,
-            max_unavailable: request.max_unavailable.or(self.max_unavailable),
+            max_unavailable: request.max_unavailable,
             strict: request.strict,
             allow_empty: request.allow_empty,
             ignore_silent: request.ignore_silent,
@@ -417,6 +418,15 @@ impl Driver {
         };
         if chosen.is_empty() {
             return Err(self.no_unit(&request.selectors));
+        }
+        let more: usize =
+            chosen.iter().map(|(host, slot)| host.as_str().len() + slot.as_str().len() + DRAIN_BYTES).sum();
+        let published = self.bus.desired.borrow().as_ref().map_or(0, |envelope| envelope.len());
+        if published + more > Channel::Desired.max_bytes() {
+            let said = format!("{} units at once: the desired state would be longer than agents take", chosen.len());
+            return Err(api::Refusal::new(413, "too-many-drains", said).help(
+                "drain fewer at a time, by `host:NAME` or `pool:NAME`, and `unstale undrain` what is no longer needed",
+            ));
         }
         let apps = answers::looked_for(&self.machine, &request.selectors);
         let unseen = answers::unseen(self.status().hosts, &apps, &request.selectors);
@@ -463,7 +473,19 @@ impl Driver {
 
     fn status(&self) -> api::Status {
         let now = self.clock.now();
-        api::Status { bus: self.bus_status(now), ..answers::status(&self.machine, now) }
+        let mut status = answers::status(&self.machine, now);
+        let desired = self.machine.desired();
+        let mut apps = desired.apps.iter();
+        let missing = apps.find(|(_, app)| !self.bus.manifests.has(&app.manifest));
+        if let (None, true, Some((app, of))) = (&status.blocked, self.machine.leads(now), missing) {
+            // It was announced by another coordinator, with a disk of its own.
+            status.blocked = Some(format!(
+                "the manifest of {app}@{} is not here, and agents that have not fetched it yet judge nothing: broadcast \
+                 {app} again",
+                of.revision
+            ));
+        }
+        api::Status { bus: self.bus_status(now), ..status }
     }
 
     fn rollout(

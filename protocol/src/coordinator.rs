@@ -52,6 +52,8 @@ pub struct CoordinatorPolicy {
     pub expected_hosts: BTreeSet<HostName>,
     /// Budgets of named pools.
     pub pools: BTreeMap<PoolName, MaxUnavailable>,
+    /// The budget of all other pools.
+    pub max_unavailable: MaxUnavailable,
     /// How old a request may be when it is granted.
     pub ask_lifetime: Duration,
     /// Least pause before the desired state is published again for a host that lags behind.
@@ -75,6 +77,7 @@ impl Default for CoordinatorPolicy {
             settle_wait: Duration::from_secs(15),
             expected_hosts: BTreeSet::new(),
             pools: BTreeMap::new(),
+            max_unavailable: MaxUnavailable::DEFAULT,
             ask_lifetime: Duration::from_secs(16),
             republish_interval: Duration::from_secs(5),
             probe_lifetime: Duration::from_secs(15),
@@ -143,8 +146,10 @@ struct Host {
     still_since: Option<Moment>,
     /// The reign that it was last heard to follow.
     heard_in: Option<Epoch>,
-    /// Two agents answer to this name.
-    doubled: bool,
+    /// When a second agent of this name was heard last, until it has fallen silent.
+    twin_at: Option<Moment>,
+    /// The counter of a life below the known one that has reported since: late words, or an agent that lost its state.
+    outnumbered: Option<u64>,
 }
 
 impl Host {
@@ -152,6 +157,11 @@ impl Host {
     fn unheard() -> Self {
         let record = HostRecord { apps: Some(BTreeSet::new()), ..HostRecord::default() };
         Self { record, ..Self::default() }
+    }
+
+    /// Tells whether two agents answer to this name.
+    fn is_doubled(&self) -> bool {
+        self.twin_at.is_some()
     }
 
     /// Tells whether it has said in this life of the coordinator what is up there: a new agent first has to look.

@@ -248,6 +248,11 @@ impl Shelf {
         });
     }
 
+    /// Tells whether a manifest lies there.
+    pub(crate) fn has(&self, digest: &Fingerprint) -> bool {
+        self.0.borrow().contains_key(digest)
+    }
+
     /// Takes away all that `is_wanted` does not choose, and returns which those were.
     pub(crate) fn retain(&self, is_wanted: impl Fn(&Fingerprint) -> bool) -> Vec<Fingerprint> {
         let gone: Vec<Fingerprint> = self.0.borrow().keys().filter(|digest| !is_wanted(digest)).copied().collect();

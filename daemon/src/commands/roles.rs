@@ -68,7 +68,7 @@ impl Parts {
         let CoordinatorPart { config, policy, state, listener, wire, clock, evidence, expect_hosts, bus_url } = part;
         let (asker, desk) = control::channel();
         let store = state.open(Which::Coordinator)?;
-        let driver = Driver::new(policy, config.coordinator.max_unavailable, store, wire, desk, clock)?;
+        let driver = Driver::new(policy, store, wire, desk, clock)?;
         let driver = driver.with_evidence(evidence).with_expected_hosts(expect_hosts).with_bus_url(bus_url);
         self.set.spawn(driver.run(self.shutdown.clone()));
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
@@ -163,9 +163,11 @@ pub(super) fn socket(
 /// Returns what the configuration says of coordinators.
 pub(super) fn coordinator_policy(config: &Config) -> CoordinatorPolicy {
     let pools = config.pools.iter().filter_map(|(name, pool)| Some((name.clone(), pool.max_unavailable?)));
+    let usual = CoordinatorPolicy::default();
     CoordinatorPolicy {
         expected_hosts: config.coordinator.expected_hosts.iter().cloned().collect(),
         pools: pools.collect(),
-        ..CoordinatorPolicy::default()
+        max_unavailable: config.coordinator.max_unavailable.unwrap_or(usual.max_unavailable),
+        ..usual
     }
 }

@@ -10,7 +10,8 @@ use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::Verdict;
 
 /// What is said of a host whose name two agents answer to.
-const DOUBLED: &str = "two agents answer to this name: stop one, or give it another --host";
+const DOUBLED: &str = "two agents answer to this name: stop one, or give it another --host; where there is one alone, it has \
+                       lost its state: `unstale forget` the host, and it is taken in again";
 /// Most reasons for which messages changed nothing on one host, and the longest of them, in bytes.
 const REASONS_MAX: usize = 16;
 const REASON_MAX_BYTES: usize = 32;
@@ -214,6 +215,17 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
                     },
                 );
             }
+        }
+    }
+    for (name, host) in &mut hosts {
+        // While it is heard, late words of an earlier life are nothing to speak of.
+        let is_unheard = matches!(host.standing.as_str(), "silent" | "expected");
+        let lives = HostName::new(name.as_str()).ok().and_then(|name| machine.outnumbered(&name));
+        if let (true, None, Some((life, known))) = (is_unheard, &host.because, lives) {
+            host.because = Some(format!(
+                "an agent that has lost its state answers to this name (its life {life}, known is {known}): `unstale forget \
+                 host:{name}` takes it in"
+            ));
         }
     }
     hosts.into_values().collect()

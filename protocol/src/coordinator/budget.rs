@@ -68,7 +68,7 @@ impl Coordinator {
         let Some(known) = self.hosts.get(host) else { return false };
         let is_current = known.record.incarnation == Some(pending.nonce.incarnation)
             && self.is_heard(known)
-            && !known.doubled
+            && !known.is_doubled()
             && pending.version == self.version;
         if !is_current || self.permits.get(host, slot).is_some() {
             return false;
@@ -109,7 +109,7 @@ impl Coordinator {
 
     /// Returns how many units of the pool may be unavailable for this purpose.
     fn limit(&self, pool: &PoolName, pending: &Pending) -> u32 {
-        let configured = self.policy.pools.get(pool).copied().unwrap_or(MaxUnavailable::DEFAULT);
+        let configured = self.configured(pool);
         let total = self.total(pool);
         let Purpose::Restart(apps) = &pending.want.purpose else { return configured.of(total) };
         apps.keys()
@@ -122,10 +122,13 @@ impl Coordinator {
     /// Returns how many units of the pool may be unavailable for whatever purpose.
     fn most(&self, pool: &PoolName) -> u32 {
         let total = self.total(pool);
-        let configured = self.policy.pools.get(pool).copied().unwrap_or(MaxUnavailable::DEFAULT);
         let stated =
             self.rollouts.values().filter_map(|revisions| revisions.values().next_back()?.terms.max_unavailable);
-        stated.chain([configured]).map(|limit| limit.of(total)).max().unwrap_or(0)
+        stated.chain([self.configured(pool)]).map(|limit| limit.of(total)).max().unwrap_or(0)
+    }
+
+    fn configured(&self, pool: &PoolName) -> MaxUnavailable {
+        self.policy.pools.get(pool).copied().unwrap_or(self.policy.max_unavailable)
     }
 
     /// Returns how many units the pool has, as far as anybody said.

@@ -1,9 +1,9 @@
 //! What people do: broadcasts, the hand on a rollout, drains, hosts that are forgotten.
 
 use super::record::{Broadcast, DrainRecord, MaxUnavailable, Record, RolloutRecord};
-use super::{Accepted, Action, Coordinator, Leadership, Refused, event};
+use super::{Accepted, Action, Coordinator, Refused, event};
 use crate::ids::{AppName, DrainId, HostName, Revision, Version};
-use crate::message::Mode;
+use crate::message::{DoneResult, Mode, Phase, Purpose, SlotReport};
 use crate::time::Moment;
 use std::collections::BTreeMap;
 
@@ -163,12 +163,19 @@ impl Coordinator {
         let version = self.version;
         for mut drain in drains {
             let known = self.drains.iter().find(|(_, old)| old.host == drain.host && old.slot == drain.slot);
+            let known = known.map(|(id, _)| id.clone());
             let id = match known {
-                Some((id, _)) => id.clone(),
-                None => match DrainId::new(self.drain_name()) {
-                    Ok(id) => id,
-                    Err(_) => continue,
-                },
+                Some(id) if !self.has_given_up(&id, &drain) => id,
+                known => {
+                    // What its host said of the one that was given up must not be taken for a word on this one.
+                    if let Some(old) = known {
+                        self.drains.remove(&old);
+                        self.released.insert(old.clone());
+                        records.push(Record::Drain(old, None));
+                    }
+                    let Ok(id) = DrainId::new(self.drain_name()) else { continue };
+                    id
+                }
             };
             self.next_drain += 1;
             drain.since = Version { generation: version.generation.next(), ..version };
@@ -184,12 +191,22 @@ impl Coordinator {
         Ok(ids)
     }
 
-    /// Coordinators with disks of their own must not give one name twice.
+    /// No name is given twice, by a coordinator with another disk or after a start that knows nothing of drains that
+    /// were taken back: agents remember them by name.
     fn drain_name(&self) -> String {
-        match self.policy.leadership {
-            Leadership::Sole => format!("drain-{}", self.next_drain),
-            Leadership::Leased => format!("drain-{}-{}", self.version.epoch, self.next_drain),
-        }
+        format!("drain-{}-{}", self.version.epoch, self.next_drain)
+    }
+
+    /// Tells whether its host has said that the drain failed or was refused, and does nothing for it now.
+    fn has_given_up(&self, id: &DrainId, drain: &DrainRecord) -> bool {
+        let report = self.hosts.get(&drain.host).and_then(|host| host.report.as_ref());
+        let slot = report.and_then(|report| report.slots.iter().find(|slot| slot.slot == drain.slot));
+        let has_given_up = |slot: &SlotReport| {
+            let done = slot.done.as_ref().filter(|done| done.purpose == Purpose::Drain(id.clone()));
+            let is_over = done.is_some_and(|done| matches!(done.result, DoneResult::Failed | DoneResult::Refused));
+            is_over && !slot.phase.is_acting() && slot.phase != Phase::Drained
+        };
+        slot.is_some_and(has_given_up) && self.permits.get(&drain.host, &drain.slot).is_none()
     }
 
     /// Gives a drained unit back.
@@ -208,7 +225,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Forgets a host that will not come back: it uses no budget and is not expected.
+    /// Forgets a host that will not come back, and what was to be drained there: it uses no budget and is not expected.
     ///
     /// # Errors
     /// [`Refused::NoHost`], [`Refused::NotLeader`].
@@ -220,9 +237,22 @@ impl Coordinator {
         let mut records = vec![Record::Host(name.clone(), None)];
         let held = self.permits.prune(name, |_, _| false);
         records.extend(held.into_iter().map(|(slot, _)| Record::Permit(name.clone(), slot, None)));
+        // Nobody will come who could take them back.
+        let drains: Vec<DrainId> =
+            self.drains.iter().filter(|(_, drain)| drain.host == *name).map(|(id, _)| id.clone()).collect();
         self.requests.remove_host(name);
         self.count_again(name);
-        self.actions.push_back(Action::Store(records));
+        if drains.is_empty() {
+            self.actions.push_back(Action::Store(records));
+        } else {
+            for id in drains {
+                self.drains.remove(&id);
+                self.released.insert(id.clone());
+                records.push(Record::Drain(id, None));
+            }
+            self.next_generation();
+            self.publish(records);
+        }
         self.complete(now);
         self.review(now);
         Ok(())

@@ -3,7 +3,7 @@
 //! They are part of the desired state while somebody asks about them, and of nothing else: no disk, no record, no
 //! permit. A caller that goes away stops asking, and the dry run ends by itself.
 
-use super::{Coordinator, Refused, Terms};
+use super::{Coordinator, Host, Refused, Terms};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{AppName, HostName};
 use crate::message::{Probe, ProbeReport};
@@ -82,7 +82,7 @@ impl Coordinator {
             .map(|(name, host)| ProbeHost {
                 host: name.clone(),
                 silent: self.is_silent(host, now),
-                doubled: host.is_some_and(|host| host.doubled),
+                doubled: host.is_some_and(Host::is_doubled),
                 answer: host.and_then(|host| host.report.as_ref()?.probes.get(id)).cloned(),
             })
             .collect();

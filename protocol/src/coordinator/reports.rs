@@ -14,7 +14,7 @@ impl Coordinator {
     /// Takes a host's report.
     pub fn handle_report(&mut self, report: Report, now: Moment) {
         self.expire(now);
-        if !self.is_news(&report) {
+        if !self.is_news(&report, now) {
             return;
         }
         let report = Arc::new(report);
@@ -33,7 +33,7 @@ impl Coordinator {
             self.learn_of_unknown_state(report.accepted, now);
         }
         let mut records = self.take_in(&report, now);
-        self.free_permits(&report, &mut records);
+        let unproven = self.free_permits(&report, &mut records);
         self.count_again(&report.host);
         self.requests.look_again_at(&report.host);
         if !records.is_empty() {
@@ -41,6 +41,7 @@ impl Coordinator {
         }
         self.learn_revisions(&report);
         self.halt_on_failures(&report);
+        self.halt_on_unproven_canaries(&report, &unproven);
         self.find_hosts();
         self.trust_hosts(now);
         self.adopt_drains(&report);
@@ -49,23 +50,32 @@ impl Coordinator {
     }
 
     /// Orders reports by (incarnation counter, sequence). The same counter with other random bytes means two
-    /// agents of one name: neither is judged.
-    fn is_news(&mut self, report: &Report) -> bool {
+    /// agents of one name: neither is judged, until one of them has been silent for long.
+    fn is_news(&mut self, report: &Report, now: Moment) -> bool {
+        let silent_after = self.policy.silent_after;
         let host = self.hosts.entry(report.host.clone()).or_insert_with(Host::unheard);
-        match host.record.incarnation {
-            Some(known) if report.incarnation.counter < known.counter => false,
+        let is_news = match host.record.incarnation {
+            Some(known) if report.incarnation.counter < known.counter => {
+                host.outnumbered = Some(report.incarnation.counter);
+                false
+            }
             Some(known) if report.incarnation.counter == known.counter && report.incarnation != known => {
-                host.doubled = true;
+                host.twin_at = Some(now);
                 false
             }
             Some(known) if known == report.incarnation => {
+                host.twin_at = host.twin_at.filter(|at| now.since(*at) < silent_after);
                 host.report.as_ref().is_none_or(|last| report.sequence > last.sequence)
             }
             _ => {
-                host.doubled = false;
+                host.twin_at = None;
                 true
             }
+        };
+        if is_news {
+            host.outnumbered = None;
         }
+        is_news
     }
 
     fn take_in(&mut self, report: &Arc<Report>, now: Moment) -> Vec<Record> {
@@ -104,19 +114,25 @@ impl Coordinator {
 
     /// A permit is freed by a report that shows its slot done, or not acting under a new incarnation or with
     /// an agent clock past the nonce's life. Never by a timer.
-    fn free_permits(&mut self, report: &Report, records: &mut Vec<Record>) {
+    ///
+    /// Returns those whose unit came back and could not be judged.
+    fn free_permits(&mut self, report: &Report, records: &mut Vec<Record>) -> Vec<(SlotId, PermitRecord)> {
+        let mut unproven = Vec::new();
         if self.permits.of(&report.host).next().is_none() {
-            return;
+            return unproven;
         }
         let slots: BTreeMap<&SlotId, &SlotReport> = report.slots.iter().map(|slot| (&slot.slot, slot)).collect();
         let freed = self.permits.prune(&report.host, |slot, permit| !is_over(permit, slots.get(slot).copied(), report));
         for (slot, permit) in freed {
             let done = slots.get(&slot).and_then(|slot| slot.done.as_ref()).filter(|done| done.nonce == permit.nonce);
-            if done.is_some_and(|done| done.result == DoneResult::Restarted) {
-                self.count_verified(&permit, records);
+            records.push(Record::Permit(report.host.clone(), slot.clone(), None));
+            match done.map(|done| done.result) {
+                Some(DoneResult::Restarted) => self.count_verified(&permit, records),
+                Some(DoneResult::Unproven) => unproven.push((slot, permit)),
+                _ => {}
             }
-            records.push(Record::Permit(report.host.clone(), slot, None));
         }
+        unproven
     }
 
     fn count_verified(&mut self, permit: &PermitRecord, records: &mut Vec<Record>) {
@@ -134,6 +150,33 @@ impl Coordinator {
                 *verified = verified.saturating_add(1);
             }
             records.push(Record::Rollout(app.clone(), rollout.clone()));
+        }
+    }
+
+    /// A canary that came back and cannot be judged has shown nothing: the rest must not follow by itself. Looked at once,
+    /// when its permit is freed: whoever resumes has the next one tried.
+    fn halt_on_unproven_canaries(&mut self, report: &Report, unproven: &[(SlotId, PermitRecord)]) {
+        if self.standing == Standing::Standby {
+            return;
+        }
+        for (slot, permit) in unproven {
+            let Purpose::Restart(apps) = &permit.purpose else { continue };
+            for (app, revision) in apps {
+                let current = self.rollouts.get(app).and_then(|revisions| revisions.values().next_back());
+                let is_canary = current.is_some_and(|rollout| {
+                    let verified = |pool| rollout.verified.get(pool).copied().unwrap_or(0);
+                    let is_unverified = |canary| permit.pools.iter().any(|pool| verified(pool) < canary);
+                    rollout.revision == *revision
+                        && rollout.mode == Mode::Run
+                        && rollout.terms.canary.is_some_and(is_unverified)
+                });
+                if is_canary {
+                    let because = format!("the canary {slot} on {} is back and cannot be judged", report.host);
+                    // The only refusals are of apps and revisions that do not exist.
+                    let halted = self.set_mode(app, Some(*revision), Mode::Halt, "halted", &because);
+                    debug_assert!(halted.is_ok());
+                }
+            }
         }
     }
 

@@ -177,7 +177,7 @@ impl Coordinator {
                     .and_then(|host| host.heard_at)
                     .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
                 silent: self.is_silent(host, now),
-                doubled: host.is_some_and(|host| host.doubled),
+                doubled: host.is_some_and(Host::is_doubled),
                 uncounted: self.tally.uncounted().get(app).is_some_and(|hosts| hosts.contains(name)),
                 app: app_report,
                 accepted: host.and_then(|host| host.report.as_ref()).map(|report| report.accepted),
@@ -348,7 +348,14 @@ impl Coordinator {
 
     /// Tells whether two agents answer to the name of a host: neither is believed.
     pub fn is_host_doubled(&self, host: &HostName) -> bool {
-        self.hosts.get(host).is_some_and(|host| host.doubled)
+        self.hosts.get(host).is_some_and(Host::is_doubled)
+    }
+
+    /// Returns the number of an agent's life that is not believed, and of the known one above it. Where the host is
+    /// silent, its agent has lost its state and counts its lives anew.
+    pub fn outnumbered(&self, host: &HostName) -> Option<(u64, u64)> {
+        let host = self.hosts.get(host)?;
+        Some((host.outnumbered?, host.record.incarnation?.counter))
     }
 
     /// Returns how long ago a host reported, in milliseconds; `None` where it did not in this reign.

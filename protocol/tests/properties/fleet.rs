@@ -91,7 +91,8 @@ struct Book {
     heard: BTreeMap<HostName, (Report, u64)>,
     /// Heard since the last time the epoch was raised.
     heard_in_reign: BTreeSet<HostName>,
-    doubled: BTreeSet<HostName>,
+    /// When a second agent of a name was heard last.
+    doubled: BTreeMap<HostName, u64>,
     permits: BTreeMap<(HostName, SlotId), PermitRecord>,
     asks: BTreeMap<(HostName, SlotId), (Ask, Want, u64)>,
     verified: BTreeMap<(AppName, Revision, PoolName), u32>,

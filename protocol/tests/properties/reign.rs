@@ -4,6 +4,8 @@
 mod again;
 #[path = "reign/beside.rs"]
 mod beside;
+#[path = "reign/hand.rs"]
+mod hand;
 #[path = "reign/roster.rs"]
 mod roster;
 

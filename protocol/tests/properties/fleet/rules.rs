@@ -2,7 +2,7 @@
 
 use super::{Fleet, Law, digest, limits};
 use std::collections::{BTreeMap, BTreeSet};
-use unstale_protocol::coordinator::{MaxUnavailable, Outcome};
+use unstale_protocol::coordinator::{MaxUnavailable, Outcome, PermitRecord};
 use unstale_protocol::ids::{AppName, HostName, PoolName, Revision, SlotId, Version};
 use unstale_protocol::message::{Ask, Desired, DoneResult, Mode, Phase, Purpose, Report, SlotReport, Want};
 
@@ -16,10 +16,14 @@ impl Fleet {
         let is_news = match known {
             Some(known) if report.incarnation.counter < known.counter => false,
             Some(known) if report.incarnation.counter == known.counter && !same_life => {
-                book.doubled.insert(name.clone());
+                book.doubled.insert(name.clone(), self.now);
                 false
             }
-            _ if same_life => book.heard.get(name).is_none_or(|(last, _)| report.sequence > last.sequence),
+            _ if same_life => {
+                // The other one has been silent for long.
+                book.doubled.retain(|host, at| host != name || self.now - *at < 180_000);
+                book.heard.get(name).is_none_or(|(last, _)| report.sequence > last.sequence)
+            }
             _ => {
                 book.doubled.remove(name);
                 true
@@ -48,8 +52,9 @@ impl Fleet {
         }
         self.find_hosts();
         self.trust_hosts();
-        self.free(report);
+        let unproven = self.free(report);
         self.halt(report);
+        self.halt_canaries(&unproven);
     }
 
     pub(super) fn find_hosts(&mut self) {
@@ -65,7 +70,9 @@ impl Fleet {
         self.book.whole |= has_led && !self.book.lost && !self.book.known.is_empty();
     }
 
-    fn free(&mut self, report: &Report) {
+    /// Returns those whose unit is back and was not proven.
+    fn free(&mut self, report: &Report) -> Vec<PermitRecord> {
+        let mut unproven = Vec::new();
         let held: Vec<_> = self
             .book
             .permits
@@ -94,7 +101,32 @@ impl Fleet {
                     }
                 }
             }
+            if done.is_some_and(|done| done.result == DoneResult::Unproven) {
+                unproven.push(permit);
+            }
             self.book.permits.remove(&key);
+        }
+        unproven
+    }
+
+    /// Nothing follows a canary that was not proven.
+    fn halt_canaries(&mut self, unproven: &[PermitRecord]) {
+        if !self.leads() {
+            return;
+        }
+        for permit in unproven {
+            let Purpose::Restart(apps) = &permit.purpose else { continue };
+            for (name, revision) in apps {
+                let Some(canary) = self.book.canaries.get(&(name.clone(), *revision)) else { continue };
+                let verified = |pool: &PoolName| {
+                    self.book.verified.get(&(name.clone(), *revision, pool.clone())).copied().unwrap_or(0)
+                };
+                let is_unverified = permit.pools.iter().any(|pool| verified(pool) < *canary);
+                let Some((current, mode, _)) = self.book.modes.get_mut(name) else { continue };
+                if is_unverified && current == revision && *mode == Mode::Run {
+                    *mode = Mode::Halt;
+                }
+            }
         }
     }
 
@@ -130,7 +162,7 @@ impl Fleet {
         demand(self.now >= book.reign_at + 30_000, Law::Takeover);
         demand(self.leads(), Law::Lease);
         demand(
-            book.known.get(&ask.host) == Some(&ask.nonce.incarnation) && !book.doubled.contains(&ask.host),
+            book.known.get(&ask.host) == Some(&ask.nonce.incarnation) && !book.doubled.contains_key(&ask.host),
             Law::RightAgent,
         );
         demand(book.heard_in_reign.contains(&ask.host), Law::RightAgent);
@@ -256,7 +288,7 @@ impl Fleet {
             all_proven &= app.is_some_and(|app| app.converged)
                 && book.heard_in_reign.contains(host)
                 && report.accepted.generation >= wanted.attempt
-                && !book.doubled.contains(host);
+                && !book.doubled.contains_key(host);
         }
         let knows_fleet = book.knew_hosts || !self.policy.expected_hosts.is_empty();
         let has_waited = knows_fleet || self.now - book.led_since >= 70_000;
@@ -267,7 +299,7 @@ impl Fleet {
         }
         if let Outcome::Incomplete(why) = &status.outcome
             && let Some(host) =
-                silent.iter().find(|host| !why.contains(host.as_str()) && !self.book.doubled.contains(*host))
+                silent.iter().find(|host| !why.contains(host.as_str()) && !self.book.doubled.contains_key(*host))
         {
             self.broke(Law::Named, format!("{host} is silent, and {why:?} does not say so"));
         }
