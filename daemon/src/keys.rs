@@ -18,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::VerifyingKey;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use unstale_protocol::fingerprint::Fingerprint;
@@ -210,7 +211,7 @@ pub(crate) enum KeyError {
         path: PathBuf,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Others could read a private key, or write to a keyring.
     #[error("`{}` is not safe: {why}", path.display())]
@@ -294,6 +295,9 @@ impl KeyError {
             Self::NoSuchKey { .. } => Some("`unstale keys show` lists them".to_owned()),
             Self::InUse(_) => Some("`unstale keys use ID` another one first".to_owned()),
             Self::NoPlace => Some("name one with --keys DIR".to_owned()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as the user that owns the keys, or `chown` them to the one that runs it".to_owned())
+            }
             Self::Io { .. } | Self::NotAKey(_) => None,
         }
     }
@@ -314,6 +318,13 @@ mod tests {
         assert!(line.starts_with("agent:web-3:ed25519:"), "{line}");
         assert_eq!(line.parse::<PublicKey>().unwrap(), key);
         assert_eq!(key.id().to_string().parse::<KeyId>().unwrap(), key.id());
+    }
+
+    #[test]
+    fn keys_of_somebody_else_say_who_may_use_them() {
+        let help = |kind: io::ErrorKind| KeyError::Io { path: "/keys".into(), source: kind.into() }.help();
+        assert!(help(io::ErrorKind::PermissionDenied).unwrap().contains("the user that owns the keys"));
+        assert_eq!(help(io::ErrorKind::StorageFull), None);
     }
 
     #[test]

@@ -67,8 +67,9 @@ fn admit(bus: &Bus) {
     };
     let rules = shipped.replace("PASSWORD-OF-COORDINATOR", "c0").replace("PASSWORD-OF-AGENTS", "a0");
     let rules = rules.replace("{default}", "{b}").replace("user unstale-", "user b-");
-    for line in rules.lines().filter(|line| line.starts_with("user ")) {
-        let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(line.split(' ').skip(1)).collect();
+    for line in rules.lines() {
+        let rule = line.strip_prefix("user ").expect("a rule");
+        let words: Vec<&str> = ["ACL", "SETUSER"].into_iter().chain(rule.split(' ')).collect();
         assert_eq!(bus.redis(&words).trim(), "OK", "{line}");
     }
 }

@@ -35,18 +35,22 @@ impl Installed {
         fs::copy(shipped.join("sysusers.conf"), here.join("sysusers.conf")).expect("the coordinator's user");
         fs::write(here.join("unstale.toml"), configuration).expect("a configuration");
         let (program, here) = (program().get_program().to_owned(), here.display());
-        this.sh(&format!("cp {} /usr/bin/unstale && mkdir -p /etc/unstale", Path::new(&program).display()));
+        this.sh(&format!("cp {} /usr/bin/unstale && install -d -m 755 /etc/unstale", Path::new(&program).display()));
         this.sh(&format!("systemd-sysusers {here}/sysusers.conf && cp {here}/unstale.toml /etc/unstale/"));
-        // On one host the two roles need a directory of keys each.
-        let own = this.sh("unstale keys new coordinator --keys /etc/unstale/keys");
-        let agent = this.sh("unstale keys new agent --host web-1 --keys /etc/unstale/agent-keys");
-        this.sh(&format!("unstale keys enrol {} --keys /etc/unstale/keys", agent.trim()));
-        this.sh(&format!("unstale keys enrol {} --keys /etc/unstale/agent-keys", own.trim()));
-        this.sh("chown -R unstale: /etc/unstale/keys");
+        // As the head of the coordinator's unit says, without `sudo`, which not every machine has.
+        this.sh("install -d -o unstale -g unstale -m 700 /etc/unstale/coordinator-keys");
+        let keys_of_coordinator = |words: &str| {
+            let as_unstale = "setpriv --reuid unstale --regid unstale --clear-groups unstale keys";
+            this.sh(&format!("{as_unstale} {words} --keys /etc/unstale/coordinator-keys"))
+        };
+        let own = keys_of_coordinator("new coordinator");
+        let agent = this.sh("unstale keys new agent --host web-1 --keys /etc/unstale/keys");
+        keys_of_coordinator(&format!("enrol {}", agent.trim()));
+        this.sh(&format!("unstale keys enrol {} --keys /etc/unstale/keys", own.trim()));
         for unit in ["unstale-agent.service", "unstale-coordinator.service"] {
             fs::copy(shipped.join(unit), this.unit(unit)).expect("a unit");
         }
-        let arguments = "--state-dir /var/lib/unstale-agent --keys /etc/unstale/agent-keys --host web-1";
+        let arguments = "--state-dir /var/lib/unstale-agent --keys /etc/unstale/keys --host web-1";
         let words = [
             "[Service]\nExecStart=\n".to_owned(),
             format!("ExecStart=/usr/bin/unstale agent {arguments} --root {}\n", this.place.path().display()),

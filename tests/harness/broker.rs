@@ -55,12 +55,7 @@ impl Broker {
     fn launch(dir: PathBuf, address: &'static str, prefix: Vec<String>, more: Vec<String>) -> Self {
         let shipped = fs::read_to_string(tests_dir().join("../deploy/redis.acl")).expect("the shipped rules");
         let shipped = shipped.replace("PASSWORD-OF-COORDINATOR", "c0").replace("PASSWORD-OF-AGENTS", "a0");
-        let mut rules = String::from("user admin on >admin ~* &* +@all\n");
-        for line in shipped.lines().filter(|line| line.starts_with("user ")) {
-            rules += line;
-            rules.push('\n');
-        }
-        fs::write(dir.join("acl"), rules).expect("rules");
+        fs::write(dir.join("acl"), format!("user admin on >admin ~* &* +@all\n{shipped}")).expect("rules");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
         let process = Self::run(port, address, &dir, &prefix, &more);
         let broker = Self { process, port, address, dir, prefix, more };

@@ -62,15 +62,18 @@ impl Broker {
                 let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/redis.acl");
                 let shipped = fs::read_to_string(shipped).unwrap();
                 let shipped = shipped.replace("PASSWORD-OF-COORDINATOR", "c0").replace("PASSWORD-OF-AGENTS", "a0");
-                let rules = shipped.lines().filter(|line| line.starts_with("user "));
-                let rules: Vec<&str> = rules.chain(["user admin on >admin ~* &* +@all\n"]).collect();
-                fs::write(dir.path().join("acl"), rules.join("\n")).unwrap();
+                fs::write(dir.path().join("acl"), shipped + "user admin on >admin ~* &* +@all\n").unwrap();
                 let socket = TcpListener::bind("127.0.0.1:0").unwrap();
                 let port = socket.local_addr().unwrap().port();
                 drop(socket);
                 Server::Redis(redis(dir.path(), port), port)
             }
-            Kind::RabbitMq => Server::RabbitMq(Some(Box::new(RabbitMq::start(dir.path())))),
+            Kind::RabbitMq => {
+                let server = RabbitMq::start(dir.path());
+                server.control(&["add_user", "admin", "admin"]);
+                server.control(&["set_permissions", "admin", ".*", ".*", ".*"]);
+                Server::RabbitMq(Some(Box::new(server)))
+            }
         };
         Self { server, dir }
     }
@@ -103,11 +106,14 @@ impl Broker {
         }
     }
 
-    /// Where Redis is, for who may do everything there.
+    /// Where it is, for who may do everything there.
     pub(crate) fn admin(&self) -> (String, u16) {
         match &self.server {
             Server::Redis(_, port) => (format!("redis://admin:admin@127.0.0.1:{port}"), *port),
-            Server::RabbitMq(_) => unreachable!("RabbitMQ's users do"),
+            Server::RabbitMq(server) => {
+                let port = server.as_ref().unwrap().port;
+                (format!("amqp://admin:admin@127.0.0.1:{port}"), port)
+            }
         }
     }
 

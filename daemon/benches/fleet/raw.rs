@@ -18,9 +18,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// The exchange and the queue, in the part of the names that the coordinator's user may use.
-const EXCHANGE: &str = "unstale.default.raw";
-const QUEUE: &str = "unstale.default.written";
+/// The exchange and the queue. No role may use them, so whoever may do everything does.
+const EXCHANGE: &str = "raw";
+const QUEUE: &str = "written";
 /// Writes that wait for their confirmation at once.
 const IN_FLIGHT: usize = 50;
 
@@ -99,12 +99,12 @@ impl Crowd {
                 Self::Redis(publisher)
             }
             Kind::RabbitMq => {
-                let route = Route::open(&broker.for_coordinator(), EXCHANGE, "").await;
+                let route = Route::open(&broker.admin().0, EXCHANGE, "").await;
                 let options = ExchangeDeclareOptions { auto_delete: true, ..ExchangeDeclareOptions::default() };
                 let none = FieldTable::default;
                 route.channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Fanout, options, none()).await.unwrap();
                 for number in 0..listeners {
-                    let listener = amqp(&broker.for_coordinator()).await;
+                    let listener = amqp(&broker.admin().0).await;
                     let own = listener.create_channel().await.unwrap();
                     let queue = format!("{EXCHANGE}.{number}");
                     let queue = queue.as_str();
@@ -214,7 +214,7 @@ impl Writer {
         match broker.kind() {
             Kind::Redis => Self::Redis(admin(broker).await, "raw"),
             Kind::RabbitMq => {
-                let route = Route::open(&broker.for_coordinator(), "", QUEUE).await;
+                let route = Route::open(&broker.admin().0, "", QUEUE).await;
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
                 arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(100_000));

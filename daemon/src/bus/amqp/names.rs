@@ -34,3 +34,18 @@ impl Names {
         format!("{}leader", self.prefix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_permissions_are_for_these_names_and_no_others() {
+        let shipped = include_str!("../../../../deploy/rabbitmq-permissions");
+        let names = Names::new(&FleetName::new("shop").unwrap());
+        let names = [names.exchange(), names.reports(), names.desired(), names.leader()];
+        let last = names.map(|name| name.strip_prefix("unstale.shop.").unwrap().to_owned()).join("|");
+        assert!(shipped.contains(&format!(r"unstale\\.$fleet\\.({last})")), "{last}");
+        assert!(!shipped.contains(".*"), "whatever follows may be another fleet's");
+    }
+}

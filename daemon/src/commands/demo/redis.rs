@@ -78,13 +78,10 @@ impl Broker {
     }
 
     fn rules(&self) -> String {
-        let users = RULES.lines().filter(|line| line.starts_with("user "));
-        let ours = users.map(|line| {
-            line.replace("PASSWORD-OF-COORDINATOR", &self.coordinator).replace("PASSWORD-OF-AGENTS", &self.agents)
-        });
+        let ours = RULES.replace("PASSWORD-OF-COORDINATOR", &self.coordinator);
+        let ours = ours.replace("PASSWORD-OF-AGENTS", &self.agents);
         // Whoever comes without a name may do nothing.
-        let lines: Vec<String> = ["user default off".to_owned()].into_iter().chain(ours).collect();
-        lines.join("\n") + "\n"
+        format!("user default off\n{ours}")
     }
 }
 
@@ -106,6 +103,7 @@ mod tests {
         let rules = broker.rules();
         assert!(rules.starts_with("user default off\n"), "{rules}");
         assert!(rules.contains("user unstale-coordinator on >c0 ") && rules.contains("user unstale-agent on >a0 "));
+        assert!(rules.lines().all(|line| line.starts_with("user ")), "Redis takes no comments in it: {rules}");
         assert!(!rules.contains("PASSWORD") && !broker.url("x").contains("c0"), "{rules}");
         assert_ne!(password().unwrap(), password().unwrap());
     }
