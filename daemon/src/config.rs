@@ -221,7 +221,7 @@ pub(crate) enum ConfigError {
     Wrong {
         /// The file.
         path: PathBuf,
-        /// Line, caret and what was expected.
+        /// Line, column and what was expected.
         why: String,
     },
     /// It names programs to run, and somebody else could have written it.
@@ -304,7 +304,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let config: Self = toml::from_str(text).map_err(|error| shown(&error, text))?;
         config.check()?;
         Ok(config)
     }
@@ -341,6 +341,23 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Says where the file is wrong and how. The line itself is not quoted: it may hold a broker's password.
+fn shown(error: &toml::de::Error, text: &str) -> String {
+    let message = without_login(error.message());
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return message };
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    format!("line {line}, column {column}: {message}")
+}
+
+/// Takes out what stands before an `@` in quotes: a URL in the wrong place is repeated with its password.
+fn without_login(message: &str) -> String {
+    let Some((before, rest)) = message.rsplit_once('@') else { return message.to_owned() };
+    // A password may hold quotes and further `@`, so all of it goes from the first quote to the last `@`.
+    let kept = before.find(['"', '`']).map_or("", |quote| &before[..=quote]);
+    format!("{kept}[redacted]@{rest}")
 }
 
 #[cfg(test)]
@@ -408,6 +425,24 @@ mod tests {
         check("[[units]]\nstart = [\"/bin/x\"]", "slot");
         check("[[units]]\nslot = \"x\"\nstart = [\"x\"]", "absolute");
         check("[bus]\nurl = \"kafka://x\"", "kafka");
+        check("[agent]\nscan_intervall = \"2s\"", "line 2, column 1: ");
+        check("# \u{e4}\n[agent]\nallow = [\"purge\", \"kill\"]", "line 3, column ");
+    }
+
+    #[test]
+    fn mistakes_are_shown_without_a_password() {
+        let check = |text: &str, part: &str| {
+            let why = Config::parse(text).unwrap_err();
+            assert!(why.contains(part) && !why.contains("s3"), "{text}: {why}");
+        };
+        check("[bus]\nurl = \"redis://u:s3cret@h:notaport\"", "line 2, column 7: a host is written HOST");
+        check("[bus]\nurl = \"redis://u:s3cret@h\nfleet = \"x\"", "line 2, ");
+        check("[bus]\nurl = redis://u:s3cret@h", "line 2, ");
+        check("[bus]\nurll = \"redis://u:s3cret@h\"", "urll");
+        check("bus = \"redis://u:s3cret@h\"", "line 1, column 7: invalid type: string \"[redacted]@h\"");
+        check("bus = 'redis://u:s3\"cr@et`s3@h'", "[redacted]@h");
+        check("[bus]\nfleet = \"redis://u:s3cret@h\"", "line 2, column 9: the name \"[redacted]@h\"");
+        check("[bus]\n\"redis://u:s3cret@h\" = \"\"", "unknown field `[redacted]@h`");
     }
 
     #[test]

@@ -81,6 +81,14 @@ pub(crate) enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// The directory is another user's, and this process is root: what root wrote there, its owner could not read.
+    #[error("the state directory `{}` belongs to uid {owner}, and this process runs as root (uid 0)", path.display())]
+    NotOfRoot {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// The directory or file may not be used.
     #[error("no permission for `{}`", path.display())]
     NoPermission {
@@ -131,7 +139,7 @@ impl StoreError {
             Self::OtherVersion { .. } => "state-other-version",
             Self::Corrupt { .. } => "state-corrupt",
             Self::Unsafe { .. } => "state-unsafe",
-            Self::NoPermission { .. } => "state-no-permission",
+            Self::NotOfRoot { .. } | Self::NoPermission { .. } => "state-no-permission",
             Self::Full { .. } => "state-full",
             Self::NoDirectory | Self::Missing { .. } => "state-missing",
             Self::Io { .. } => "state-io",
@@ -154,6 +162,9 @@ impl StoreError {
             )),
             Self::Unsafe { path, .. } => {
                 Some(format!("make it yours and private (`chmod 700 {}`), or give another --state-dir", path.display()))
+            }
+            Self::NotOfRoot { owner, .. } => {
+                Some(format!("run it as that user (`sudo -u '#{owner}' unstale …`), or give another --state-dir"))
             }
             Self::Full { .. } => Some(
                 "make room there and start it again: what was written before is whole, and it goes on there".to_owned(),
@@ -180,19 +191,12 @@ impl StateDir {
     /// Makes the directory where it is missing, checks it, and takes its lock.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], [`StoreError::Unsafe`], [`StoreError::NoPermission`] or [`StoreError::Io`].
+    /// [`StoreError::Locked`], [`StoreError::Unsafe`], [`StoreError::NotOfRoot`], [`StoreError::NoPermission`] or
+    /// [`StoreError::Io`].
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| StoreError::io(path, error))?;
         let metadata = fs::metadata(path).map_err(|error| StoreError::io(path, error))?;
-        let own = rustix::process::geteuid().as_raw();
-        if metadata.uid() != own {
-            let why = format!("it belongs to uid {}, this process runs as {own}", metadata.uid());
-            return Err(if own == 0 || metadata.uid() == 0 {
-                StoreError::NoPermission { path: path.to_owned() }
-            } else {
-                StoreError::Unsafe { path: path.to_owned(), why }
-            });
-        }
+        check_owner(path, metadata.uid(), rustix::process::geteuid().as_raw())?;
         if metadata.mode() & 0o022 != 0 {
             return Err(StoreError::Unsafe { path: path.to_owned(), why: "others may write to it".to_owned() });
         }
@@ -260,11 +264,25 @@ impl StateDir {
     }
 }
 
+/// Checks that the directory of `owner` is one for `own`, the user that this process runs as.
+fn check_owner(path: &Path, owner: u32, own: u32) -> Result<(), StoreError> {
+    let path = path.to_owned();
+    match (owner, own) {
+        _ if owner == own => Ok(()),
+        (_, 0) => Err(StoreError::NotOfRoot { path, owner }),
+        (0, _) => Err(StoreError::NoPermission { path }),
+        _ => {
+            let why = format!("it belongs to uid {owner}, this process runs as {own}");
+            Err(StoreError::Unsafe { path, why })
+        }
+    }
+}
+
 /// Returns the directory that is used where none is given.
 ///
 /// # Errors
 /// [`StoreError::NoDirectory`] where neither `HOME` nor `XDG_STATE_HOME` says where.
-pub(crate) fn default_dir(state_home: Option<PathBuf>) -> Result<PathBuf, StoreError> {
+fn default_dir(state_home: Option<PathBuf>) -> Result<PathBuf, StoreError> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/unstale"));
     }
@@ -549,6 +567,19 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(StateDir::take(parent.path()), Err(StoreError::Unsafe { .. })));
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_what_to_do() {
+        let check = |owner: u32, own: u32, said: &str, hint: &str| {
+            let error = check_owner(Path::new("/var/lib/unstale"), owner, own).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert!(error.help().unwrap().contains(hint), "{:?}", error.help());
+        };
+        check(998, 0, "belongs to uid 998, and this process runs as root (uid 0)", "`sudo -u '#998' unstale …`");
+        check(0, 998, "no permission", "run as root");
+        check(997, 998, "belongs to uid 997, this process runs as 998", "another --state-dir");
+        check_owner(Path::new("/var/lib/unstale"), 998, 998).unwrap();
     }
 
     #[test]

@@ -455,4 +455,6 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct StateDumpArgs {
     #[command(flatten)]
     pub(crate) state: StateDirArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }

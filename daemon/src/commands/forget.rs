@@ -3,7 +3,7 @@
 use crate::api::Status;
 use crate::cli::{ForgetArgs, Output, Selector, Surroundings};
 use crate::client::{Client, encoded};
-use crate::render;
+use crate::render::{self, status::Scope};
 use crate::report::{self, Exit};
 use anyhow::bail;
 
@@ -14,7 +14,7 @@ pub(super) async fn run(args: ForgetArgs, surroundings: Surroundings) -> anyhow:
     let status: Status = client.post(&format!("/v1/hosts/{}/forget", encoded(host.as_str())), &nothing).await?;
     match args.output.output {
         Output::Json => report::answer_json(&status),
-        Output::Text => report::answer(&render::status::text(&status)),
+        Output::Text => report::answer(&render::status::text(&status, Scope::Fleet)),
     }
     Ok(Exit::Clean)
 }

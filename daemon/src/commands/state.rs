@@ -1,14 +1,13 @@
 //! `unstale state dump`: the stores as JSON.
 
 use crate::cli::{StateDumpArgs, Surroundings};
+use crate::config::Config;
 use crate::report::{self, Exit};
 use crate::store::{self, StateDir, StoreError, Which};
 
 pub(super) fn dump(args: &StateDumpArgs, surroundings: &Surroundings) -> anyhow::Result<Exit> {
-    let path = match &args.state.state_dir {
-        Some(path) => path.clone(),
-        None => store::default_dir(surroundings.state_home())?,
-    };
+    let config = Config::read(args.config.config.as_deref())?;
+    let path = store::choose_dir(args.state.state_dir.as_deref(), &config, surroundings)?;
     let exists = |which: Which| path.join(which.file_name()).exists();
     if !exists(Which::Coordinator) && !exists(Which::Agent) {
         return Err(StoreError::Missing { path }.into());

@@ -7,8 +7,22 @@ use crate::api::{
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// How much of the fleet a status is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope<'a> {
+    /// All of it.
+    Fleet,
+    /// What is left after narrowing.
+    Part {
+        /// What it was narrowed to, as it was written.
+        asked: &'a [String],
+        /// How many apps were announced, chosen or not.
+        announced: usize,
+    },
+}
+
 /// Returns the answer for people.
-pub(crate) fn text(status: &Status) -> String {
+pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
     let mut out = String::new();
     if let Some(blocked) = &status.blocked {
         writeln!(out, "{} {}\n", style::doubtful("blocked:"), plain(blocked)).unwrap_or_default();
@@ -16,8 +30,20 @@ pub(crate) fn text(status: &Status) -> String {
     if let Some(bus) = &status.bus {
         write_bus(&mut out, bus, status.epoch);
     }
-    if status.apps.is_empty() {
+    let announced = match scope {
+        Scope::Fleet => status.apps.len(),
+        Scope::Part { announced, .. } => announced,
+    };
+    if announced == 0 {
         out.push_str("Nothing was announced yet: `unstale broadcast --app NAME PATH` does.\n");
+    }
+    if let Scope::Part { asked, .. } = scope
+        && status.apps.is_empty()
+        && status.hosts.is_empty()
+    {
+        let asked = asked.iter().map(|text| format!("`{}`", plain(text))).collect::<Vec<_>>().join(" or ");
+        writeln!(out, "nothing matches {asked}; `unstale status` lists hosts and units").unwrap_or_default();
+        return out;
     }
     for app in &status.apps {
         write_app(&mut out, app);
@@ -30,7 +56,7 @@ pub(crate) fn text(status: &Status) -> String {
         };
         let ago = host.reported_ms_ago.map(|ms| format!("{} ago", elapsed(ms))).unwrap_or_default();
         if host.apps.is_empty() {
-            rows.push(vec![style::strong(&plain(&host.host)), standing, ago, "no unit of an announced app".to_owned()]);
+            rows.push(vec![style::strong(&plain(&host.host)), standing, ago, without_apps(host, scope).to_owned()]);
             continue;
         }
         for (number, (app, state)) in host.apps.iter().enumerate() {
@@ -83,6 +109,16 @@ pub(crate) fn text(status: &Status) -> String {
         out.push_str(&super::drain::lines(&status.drains));
     }
     out
+}
+
+/// What is known of a host that is listed with no app.
+fn without_apps(host: &StatusHost, scope: Scope<'_>) -> &'static str {
+    match scope {
+        _ if host.reported_ms_ago.is_none() => "has not reported",
+        // Its apps may have been left out. What was chosen of it is listed below.
+        Scope::Part { .. } if !host.slots.is_empty() || !host.others.is_empty() => "",
+        _ => "no unit of an announced app",
+    }
 }
 
 fn write_slot(out: &mut String, slot: &StatusSlot) {
@@ -288,7 +324,7 @@ mod tests {
             }],
             ..Status::default()
         };
-        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&status)).to_string(), @r#"
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text(&status, Scope::Fleet)).to_string(), @r#"
         shop@7  in progress
           because web-3 is not done
           by deploy, sha=abc\x07
@@ -309,6 +345,41 @@ mod tests {
 
     #[test]
     fn an_empty_fleet_says_what_to_do() {
-        assert!(text(&Status::default()).contains("unstale broadcast"));
+        assert!(text(&Status::default(), Scope::Fleet).contains("unstale broadcast"));
+    }
+
+    #[test]
+    fn a_selector_that_matches_nothing_is_no_empty_fleet() {
+        let asked = ["pool:web".to_owned(), "host:\x07".to_owned()];
+        let said = text(&Status::default(), Scope::Part { asked: &asked, announced: 1 });
+        insta::assert_snapshot!(said, @r"nothing matches `pool:web` or `host:\x07`; `unstale status` lists hosts and units");
+        let said = text(&Status::default(), Scope::Part { asked: &asked[..1], announced: 0 });
+        assert!(said.contains("Nothing was announced yet") && said.contains("nothing matches"), "{said}");
+    }
+
+    #[test]
+    fn what_a_silent_host_has_is_not_claimed_to_be_known() {
+        let host = |reported_ms_ago, others| StatusHost {
+            host: "web-3".into(),
+            standing: "expected".into(),
+            reported_ms_ago,
+            scanned: false,
+            because: None,
+            apps: BTreeMap::new(),
+            slots: Vec::new(),
+            omitted: 0,
+            others,
+            others_omitted: 0,
+            rejected: BTreeMap::new(),
+        };
+        let part = Scope::Part { asked: &[], announced: 1 };
+        assert_eq!(without_apps(&host(None, Vec::new()), Scope::Fleet), "has not reported");
+        assert_eq!(without_apps(&host(None, Vec::new()), part), "has not reported");
+        assert_eq!(without_apps(&host(Some(1), Vec::new()), part), "no unit of an announced app");
+        assert_eq!(
+            without_apps(&host(Some(1), vec![other("celery:8", &[])]), Scope::Fleet),
+            "no unit of an announced app"
+        );
+        assert_eq!(without_apps(&host(Some(1), vec![other("celery:8", &[])]), part), "");
     }
 }
