@@ -307,7 +307,8 @@ impl Driver {
             Command::Status(answer) => reply(answer, Ok(self.status())),
             Command::Why(target, answer) => {
                 let all = self.resolved(target.clone());
-                let why = why::why(&self.machine, &self.journal, self.evidence.as_ref(), &target, &all);
+                let now = self.clock.now();
+                let why = why::why(&self.machine, &self.journal, self.evidence.as_ref(), &target, &all, now);
                 reply(answer, Ok(why));
             }
             Command::Rollout(target, answer) => reply(answer, self.rollout(&target.app, target.revision)),

@@ -209,6 +209,110 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
     .await;
 }
 
+/// A host's report of one fresh worker of the app, and what it judged it by.
+fn fresh_report(host: &str, accepted: Version, revision: u32) -> serde_json::Value {
+    let slot = serde_json::json!({
+        "slot": "celery/systemd:w.service", "unit": format!("celery:{host}"), "identity": null, "pools": [],
+        "phase": "up", "apps": {"shop": {"verdict": "fresh", "cure": "none"}}, "because": "",
+    });
+    serde_json::json!({
+        "kind": "report", "host": host, "sequence": 1, "clock": 0, "accepted": accepted, "scanned": true,
+        "incarnation": Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() },
+        "apps": {"shop": {"revision": revision, "converged": true, "units": {}}}, "pools": {}, "slots": [slot],
+    })
+}
+
+fn deliver(side: &CoordinatorSide, report: &serde_json::Value) {
+    let closed = seal().close(Channel::Report, &report.to_string()).unwrap();
+    ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
+}
+
+/// Asks about the worker of [`fresh_report`] and about its host, and returns verdict and reason of both.
+async fn explained(asker: &Asker, host: &str) -> Vec<(String, String)> {
+    let target = Selector::Host(HostName::new(host).unwrap());
+    let why = asker.ask(|answer| Command::Why(target, answer)).await.unwrap();
+    why.findings.into_iter().map(|finding| (finding.verdict, finding.because)).collect()
+}
+
+fn said(verdict: &str, because: &str) -> (String, String) {
+    (verdict.to_owned(), because.to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_fresh_only_where_it_has_judged_what_is_announced_now() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let now = desired(&side).version();
+        let mut twin = fresh_report("doubled", now, 1);
+        twin["incarnation"]["random"] = serde_json::to_value(unstale_protocol::fingerprint::Salt([7; 16])).unwrap();
+        let changed = |host: &str, change: &dyn Fn(&mut serde_json::Value)| {
+            let mut report = fresh_report(host, now, 1);
+            change(&mut report);
+            report
+        };
+        for report in [
+            fresh_report("known", now, 1),
+            fresh_report("doubled", now, 1),
+            twin,
+            fresh_report("deaf", Version::default(), 1),
+            fresh_report("behind", now, 0),
+            changed("unseen", &|report| report["apps"]["shop"]["unseen"] = true.into()),
+            changed("without", &|report| report["apps"] = serde_json::json!({})),
+            changed("new", &|report| report["scanned"] = false.into()),
+            changed("left", &|report| report["leaving"] = true.into()),
+            changed("last", &|_| ()),
+        ] {
+            deliver(&side, &report);
+        }
+        // Whoever asks may be answered before the bus is heard.
+        while !asker.ask(Command::Status).await.unwrap().hosts.iter().any(|host| host.host == "last") {}
+
+        assert_eq!(explained(&asker, "known").await, [said("fresh", ""), said("fresh", "shop@1 converged")]);
+        let announced = "it has not been looked at since shop@1 was announced";
+        for (host, doubt, last) in [
+            ("doubled", "two agents answer to this name", "; it last said: shop@1 converged"),
+            ("deaf", announced, "; it last said: shop@1 converged"),
+            ("behind", announced, "; it last said: shop@0 converged"),
+            ("unseen", announced, "; it last said: shop@1 converged"),
+            ("without", announced, ""),
+            ("new", "it has not been looked at since its agent started", "; it last said: shop@1 converged"),
+        ] {
+            let of_slot = said("unknown", &format!("{host}: {doubt}; it last said: fresh"));
+            assert_eq!(explained(&asker, host).await, [of_slot, said("unknown", &format!("{doubt}{last}"))], "{host}");
+        }
+        let of_slot = said("fresh", "left: it has left; it last said: fresh");
+        let of_host = said("fresh", "it has left; it last said: shop@1 converged");
+        assert_eq!(explained(&asker, "left").await, [of_slot, of_host]);
+        // It is configured, and has said nothing.
+        assert_eq!(explained(&asker, "here").await, [said("unknown", "it has not reported")]);
+        assert_eq!(explained(&asker, "nobody").await, []);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_on_a_silent_host_is_fresh_and_it_is_said_what_to_do() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        deliver(&side, &fresh_report("web-1", desired(&side).version(), 1));
+        while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "web-1") {}
+        tokio::time::sleep(std::time::Duration::from_mins(4)).await;
+        for target in ["unit:celery:web-1", "host:web-1"] {
+            let why = asker.ask(|answer| Command::Why(target.parse().unwrap(), answer)).await.unwrap();
+            for finding in &why.findings {
+                assert_eq!(finding.verdict, "unknown", "{finding:?}");
+                assert!(finding.because.contains("silent for 4 m"), "{finding:?}");
+                let next = finding.next.as_ref().unwrap();
+                assert!(next.contains("start its agent, or `unstale forget host:web-1`"), "{finding:?}");
+            }
+            assert!(!why.findings.is_empty(), "{target}");
+        }
+    })
+    .await;
+}
+
 #[test]
 fn what_a_silent_host_has_is_not_known() {
     let host = |standing: &str, scanned: bool| {
