@@ -32,7 +32,6 @@ pub(super) async fn run(args: CoordinatorRoleArgs, surroundings: Surroundings) -
     tracing::info!(bus = wire.url, fleet = %wire.fleet, socket = %socket.display(), state_dir = %state.path().display(), "up");
     let mut parts = Parts::new(tasks, shutdown);
     parts.add_coordinator(CoordinatorPart {
-        config: &config,
         policy: CoordinatorPolicy {
             leadership: Leadership::Leased,
             life: salt().context("cannot read random numbers")?,

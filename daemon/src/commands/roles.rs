@@ -65,7 +65,7 @@ impl Parts {
     /// # Errors
     /// Where its store cannot be read.
     pub(super) fn add_coordinator(&mut self, part: CoordinatorPart<'_>) -> anyhow::Result<()> {
-        let CoordinatorPart { config, policy, state, listener, wire, clock, evidence, expect_hosts, bus_url } = part;
+        let CoordinatorPart { policy, state, listener, wire, clock, evidence, expect_hosts, bus_url } = part;
         let (asker, desk) = control::channel();
         let store = state.open(Which::Coordinator)?;
         let driver = Driver::new(policy, store, wire, desk, clock)?;
@@ -100,7 +100,6 @@ impl Parts {
 /// What a coordinator needs.
 #[derive(Debug)]
 pub(super) struct CoordinatorPart<'a> {
-    pub(super) config: &'a Config,
     pub(super) policy: CoordinatorPolicy,
     pub(super) state: &'a StateDir,
     pub(super) listener: Listener,

@@ -79,7 +79,6 @@ impl House {
         };
         let mut parts = Parts::new(tasks, shutdown);
         parts.add_coordinator(CoordinatorPart {
-            config: &config,
             policy,
             state: &state,
             listener,

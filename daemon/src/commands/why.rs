@@ -20,5 +20,7 @@ pub(super) async fn run(args: WhyArgs, surroundings: Surroundings) -> anyhow::Re
         Output::Json => report::answer_json(&why),
         Output::Text => report::answer(&render::why::text(&why)),
     }
-    Ok(if why.findings.is_empty() { Exit::Unknown } else { Exit::Clean })
+    // Nothing known, or nothing but that.
+    let is_unknown = why.findings.iter().all(|finding| finding.verdict == "unknown");
+    Ok(if is_unknown { Exit::Unknown } else { Exit::Clean })
 }
