@@ -9,6 +9,7 @@ mod agent;
 mod condition;
 mod coordinator;
 mod names;
+mod route;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_millis(250);
 /// The longest pause.
 const MOST: Duration = Duration::from_secs(30);
 
-/// How often in a row a session could not be had.
+/// How often in a row a session could not be had, or ended at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -26,7 +26,7 @@ impl Backoff {
         Duration::from_millis(random % (bound + 1))
     }
 
-    /// A session was had.
+    /// A session was had, and was as it should be.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
     }

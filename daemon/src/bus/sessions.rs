@@ -3,7 +3,14 @@
 use super::backoff::{Backoff, random};
 use super::ends::Link;
 use super::queue;
+use crate::clock::Clock;
+use std::time::Duration;
 use tokio::sync::watch;
+use unstale_protocol::time::Moment;
+
+/// How long a session lasts, at least, that was as it should be: pauses after it begin anew. What a broker refuses comes
+/// up within seconds, for an agent says everything as soon as it is connected.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// How a broker is reached.
 #[derive(Clone, Debug)]
@@ -39,7 +46,11 @@ pub(super) struct Sessions {
     /// Where, without a password.
     bus: String,
     fail_fast: bool,
+    clock: Clock,
     backoff: Backoff,
+    /// Where the pauses go on after a session: only those count that ended at once, not what it took to have this one.
+    after_session: Backoff,
+    begun: Option<Moment>,
     number: u64,
     said: String,
 }
@@ -51,7 +62,10 @@ impl Sessions {
         Self {
             bus: url.to_string(),
             fail_fast: *fail_fast,
+            clock: Clock::start(),
             backoff: Backoff::default(),
+            after_session: Backoff::default(),
+            begun: None,
             number: 0,
             said: String::new(),
         }
@@ -64,9 +78,8 @@ impl Sessions {
 
     /// A session was had.
     pub(super) fn begin(&mut self, link: &watch::Sender<Link>) {
-        self.backoff.succeeded();
+        self.begun = Some(self.clock.now());
         self.number = self.number.saturating_add(1);
-        self.said.clear();
         link.send_replace(Link::Up(self.number));
     }
 
@@ -76,6 +89,14 @@ impl Sessions {
     /// Where the first one could not be had and that is to be an error.
     pub(super) async fn go_on(&mut self, ended: Ended, link: &watch::Sender<Link>) -> anyhow::Result<bool> {
         let Ended::Failed(why) = ended else { return Ok(false) };
+        let begun = self.begun.take();
+        if let Some(begun) = begun {
+            self.backoff = self.after_session;
+            if self.clock.now().since(begun) >= SETTLED {
+                self.backoff.succeeded();
+                self.said.clear();
+            }
+        }
         let bus = &self.bus;
         if self.fail_fast && self.number == 0 {
             anyhow::bail!("the bus {bus} cannot be used: {why}");
@@ -86,7 +107,75 @@ impl Sessions {
             self.said.clone_from(&why);
         }
         link.send_replace(Link::Down(why));
-        tokio::time::sleep(self.backoff.failed(random())).await;
+        let pause = self.backoff.failed(random());
+        if begun.is_some() {
+            self.after_session = self.backoff;
+        }
+        tokio::time::sleep(pause).await;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    struct Bus {
+        sessions: Sessions,
+        link: watch::Sender<Link>,
+    }
+
+    impl Bus {
+        fn new() -> Self {
+            let access = Access { url: "redis://127.0.0.1", authority: None, identity: None, fail_fast: false };
+            Self { sessions: Sessions::of(&access), link: watch::channel(Link::Up(0)).0 }
+        }
+
+        async fn fails(&mut self) -> Duration {
+            let clock = Clock::start();
+            assert!(self.sessions.go_on(Ended::Failed("why".to_owned()), &self.link).await.unwrap());
+            clock.now().since(Moment(0))
+        }
+
+        /// Has a session that ends after `lasts`; returns the pause after it.
+        async fn has_session(&mut self, lasts: Duration) -> Duration {
+            self.sessions.begin(&self.link);
+            tokio::time::sleep(lasts).await;
+            self.fails().await
+        }
+
+        /// The same so often; returns all pauses together.
+        async fn has_sessions(&mut self, lasts: Duration, count: usize) -> Duration {
+            let mut pauses = Duration::ZERO;
+            for _ in 0..count {
+                pauses += self.has_session(lasts).await;
+            }
+            pauses
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_end_at_once_come_less_and_less_often() {
+        let mut bus = Bus::new();
+        // Pauses of up to 30 s each, in the end: together hardly ever less than a minute.
+        let pauses = bus.has_sessions(AT_ONCE, 40).await;
+        assert!(pauses > Duration::from_secs(60), "{pauses:?}");
+        // One that lasted is followed by the next one soon.
+        let pause = bus.has_session(SETTLED).await;
+        assert!(pause <= Duration::from_millis(260), "{pause:?}");
+        let pauses = bus.has_sessions(SETTLED, 40).await;
+        assert!(pauses <= Duration::from_secs(11), "{pauses:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_took_to_have_a_session_does_not_delay_the_one_after_it() {
+        let mut bus = Bus::new();
+        for _ in 0..20 {
+            bus.fails().await;
+        }
+        let pause = bus.has_session(AT_ONCE).await;
+        assert!(pause <= Duration::from_millis(260), "{pause:?}");
     }
 }

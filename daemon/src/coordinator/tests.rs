@@ -7,7 +7,7 @@ use crate::cli::{AppTarget, Selector};
 use crate::control::{self, Asker, Caller};
 use crate::store::{StateDir, Which};
 use std::collections::BTreeMap;
-use unstale_protocol::ids::{HostName, Incarnation, Revision, SchemaVersion, Version};
+use unstale_protocol::ids::{Epoch, Generation, HostName, Incarnation, Revision, SchemaVersion, Version};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::message::Desired;
 
@@ -340,6 +340,53 @@ async fn nonsense_on_the_bus_changes_nothing() {
             ends::deliver(&side.incoming, ToCoordinator::Report(closed(payload))).unwrap();
         }
         assert_eq!(asker.ask(Command::Status).await.unwrap().hosts, []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_report_with_numbers_that_leave_no_room_changes_nothing() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let before = desired(&side);
+        let incarnation = Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() };
+        let report = |epoch: u64, generation: u64, revision: u64| {
+            let accepted = Version { epoch: Epoch(epoch), generation: Generation(generation) };
+            serde_json::json!({
+                "kind": "report", "host": "web-1", "incarnation": serde_json::to_value(incarnation).unwrap(),
+                "sequence": 1, "clock": 0, "accepted": serde_json::to_value(accepted).unwrap(),
+                "apps": {"shop": {"revision": revision, "converged": true, "units": {}}},
+                "pools": {}, "slots": [],
+            })
+        };
+        let deliver = |report: serde_json::Value| {
+            let closed = seal().close(Channel::Report, &report.to_string()).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
+        };
+        let beyond = (1 << 52) + 1;
+        for report in [report(beyond, 1, 1), report(1, u64::MAX, 1), report(1, 1, u64::MAX)] {
+            deliver(report);
+        }
+        let mut last = report(0, 0, 1);
+        last["host"] = "here".into();
+        deliver(last);
+        // Whoever asks may be answered before the bus is heard.
+        let heard = loop {
+            let hosts = asker.ask(Command::Status).await.unwrap().hosts;
+            let heard: Vec<_> = hosts.into_iter().filter(|host| host.reported_ms_ago.is_some()).collect();
+            if !heard.is_empty() {
+                break heard;
+            }
+        };
+        assert_eq!(heard.iter().map(|host| host.host.as_str()).collect::<Vec<_>>(), ["here"]);
+        assert_eq!(desired(&side).version(), before.version());
+        // What counting may reach is believed.
+        deliver(report(1 << 52, 1 << 52, 1 << 52));
+        while desired(&side).version() == before.version() {
+            asker.ask(Command::Status).await.unwrap();
+        }
+        assert_eq!(desired(&side).epoch, Epoch(beyond));
     })
     .await;
 }

@@ -7,13 +7,18 @@ use crate::bus::envelope::{Channel, Encoded, Opened, Rejected};
 use anyhow::Context as _;
 use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
-use unstale_protocol::message::{Desired, Upward};
+use unstale_protocol::ids::{Epoch, Generation, Version};
+use unstale_protocol::message::{Desired, Report, Upward};
 use unstale_protocol::time::Moment;
 
 /// Messages of the bus that are heard before what follows from them is done.
 const HEARD_AT_ONCE: usize = 256;
 /// Bytes of reports after which no more are taken for that, whatever their number.
 const HEARD_BYTES: usize = 1 << 20;
+/// No epoch, generation or revision gets there by counting. One near the greatest number that there is would be the last:
+/// what follows it would be no higher, and coordinator and agents keep it on their disks. Redis' Lua, which compares
+/// epochs, counts exactly up to 2^53 only.
+const NUMBER_MAX: u64 = 1 << 52;
 
 impl Driver {
     pub(super) fn publish(&mut self, desired: &Desired) -> anyhow::Result<()> {
@@ -125,10 +130,23 @@ impl Driver {
         }
         let now = self.clock.now();
         match message {
+            Ok(Upward::Report(report)) if !self.is_countable(&report) => {
+                self.seal.reject(Channel::Report, Rejected::Payload);
+            }
             Ok(Upward::Report(report)) => self.machine.handle_report(report, now),
             Ok(Upward::Ask(ask)) => self.machine.handle_ask(ask, now),
             Ok(Upward::Unknown) | Err(_) => {}
         }
+    }
+
+    /// Tells whether what the report makes the machine go beyond leaves it room. Numbers of our own are believed, however
+    /// high they have come to be: agents follow them.
+    fn is_countable(&self, report: &Report) -> bool {
+        let Version { epoch, generation } = self.machine.version();
+        let is_known = |app, revision| self.machine.rollouts(app).any(|rollout| rollout.revision >= revision);
+        report.accepted.epoch <= epoch.max(Epoch(NUMBER_MAX))
+            && report.accepted.generation <= generation.max(Generation(NUMBER_MAX))
+            && report.apps.iter().all(|(app, told)| told.revision.0 <= NUMBER_MAX || is_known(app, told.revision))
     }
 
     /// Something else than ours is on the bus: nothing, an older state, a later reign's, or somebody's noise.

@@ -5,9 +5,10 @@
 
 use super::{KeyError, KeyId, PrivateKey, PublicKey, Ring, Role};
 use crate::cli::Surroundings;
-use std::fs::{self, DirBuilder};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Files that are looked at in one directory.
@@ -17,7 +18,10 @@ const FILES_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(crate) struct KeyPlace(PathBuf);
 
-/// What a change of the files changes.
+/// What whoever changes the directory holds. Its own file: the others are replaced by each change.
+const LOCK: &str = ".lock";
+
+/// What a change of the files, or of who may read them, changes.
 pub(crate) type Stamp = Vec<Option<(u64, i64, i64, u64)>>;
 
 impl KeyPlace {
@@ -110,15 +114,12 @@ impl KeyPlace {
     /// # Errors
     /// [`KeyError`].
     pub(crate) fn make(&self, role: &Role) -> Result<(PublicKey, bool), KeyError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .map_err(|source| KeyError::Io { path: self.0.clone(), source })?;
+        self.create()?;
+        let _lock = self.lock()?;
         let key = PrivateKey::generate(role.clone())
             .map_err(|source| KeyError::Io { path: "/dev/urandom".into(), source })?;
         let public = key.public();
-        self.enrol(&public)?;
+        self.add(&public)?;
         let current = self.current(role);
         let is_first = !current.try_exists().map_err(|source| KeyError::Io { path: current.clone(), source })?;
         key.write(&if is_first { current } else { self.spare(role, &public.id()) })?;
@@ -130,11 +131,34 @@ impl KeyPlace {
     /// # Errors
     /// [`KeyError`].
     pub(crate) fn enrol(&self, key: &PublicKey) -> Result<bool, KeyError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .map_err(|source| KeyError::Io { path: self.0.clone(), source })?;
+        self.create()?;
+        let _lock = self.lock()?;
+        self.add(key)
+    }
+
+    fn create(&self) -> Result<(), KeyError> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
+        created.map_err(|source| KeyError::Io { path: self.0.clone(), source })
+    }
+
+    /// Waits until nobody else changes the directory, who otherwise would write back what was read before; for as long as
+    /// the file is open. None where there is no directory: then there is nothing to change.
+    fn lock(&self) -> Result<Option<File>, KeyError> {
+        let path = self.0.join(LOCK);
+        // For writing: NFS locks no other files.
+        let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(KeyError::Io { path, source }),
+        };
+        match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive)) {
+            Ok(()) => Ok(Some(file)),
+            Err(error) => Err(KeyError::Io { path, source: error.into() }),
+        }
+    }
+
+    /// Adds a key while the lock is held.
+    fn add(&self, key: &PublicKey) -> Result<bool, KeyError> {
         let path = self.ring_of(&key.role);
         let mut ring = Ring::read(&path, key.role.word())?;
         let is_new = ring.add(key.clone());
@@ -147,6 +171,7 @@ impl KeyPlace {
     /// # Errors
     /// [`KeyError`].
     pub(crate) fn put_to_use(&self, id: &KeyId) -> Result<PublicKey, KeyError> {
+        let _lock = self.lock()?;
         let privates = self.privates()?;
         let find =
             |is_current| privates.iter().find(|(_, key, current)| *current == is_current && key.public().id() == *id);
@@ -171,6 +196,7 @@ impl KeyPlace {
     /// # Errors
     /// [`KeyError`].
     pub(crate) fn remove(&self, id: &KeyId) -> Result<(), KeyError> {
+        let _lock = self.lock()?;
         let mut found = false;
         for (path, key, is_current) in self.privates()? {
             if key.public().id() != *id {
@@ -217,13 +243,14 @@ impl KeyPlace {
         Ok(keys)
     }
 
-    /// Returns what changes whenever one of the files does that a role reads.
+    /// Returns what changes whenever one of the files does that a role reads, or its owner or mode: what could not be read
+    /// for these is read once they are right. Any change of a file changes its ctime (inode(7)).
     pub(crate) fn stamp(&self, role: &Role) -> Stamp {
         [self.current(role), self.coordinators(), self.agents()]
             .iter()
             .map(|path| {
                 let metadata = fs::metadata(path).ok()?;
-                Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.size()))
+                Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.size()))
             })
             .collect()
     }
@@ -270,6 +297,52 @@ mod tests {
         assert!(place.read_coordinators().unwrap().find(&old.id()).is_none());
         assert!(matches!(place.remove(&old.id()), Err(KeyError::NoSuchKey { .. })));
         assert_ne!(before, place.stamp(&Role::Coordinator));
+    }
+
+    #[test]
+    fn a_file_whose_mode_changes_is_read_again() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_directory, place) = place();
+        place.make(&Role::Coordinator).unwrap();
+        let path = place.current(&Role::Coordinator);
+        let mut mode = 0o600;
+        let before = place.stamp(&Role::Coordinator);
+        assert_eq!(place.stamp(&Role::Coordinator), before);
+        // The clock of the file system has steps: it may stand where it stood.
+        for _ in 0..1_000_000 {
+            mode ^= 0o040;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            if place.stamp(&Role::Coordinator) != before {
+                return;
+            }
+        }
+        panic!("{before:?}");
+    }
+
+    #[test]
+    fn keys_that_are_enrolled_at_once_are_all_there() {
+        let (_directory, place) = place();
+        let enrol = |thread: usize| {
+            for number in 0..8 {
+                let key = PrivateKey::generate(agent(&format!("web-{thread}-{number}"))).unwrap();
+                assert!(place.enrol(&key.public()).unwrap());
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || enrol(thread));
+            }
+        });
+        assert_eq!(place.read_agents().unwrap().keys().count(), 64);
+    }
+
+    #[test]
+    fn where_there_is_no_directory_there_is_no_key() {
+        let (_directory, place) = place();
+        let id = PrivateKey::generate(Role::Coordinator).unwrap().public().id();
+        assert!(matches!(place.put_to_use(&id), Err(KeyError::NoSuchKey { .. })));
+        assert!(matches!(place.remove(&id), Err(KeyError::NoSuchKey { .. })));
+        assert!(!place.path().exists());
     }
 
     #[test]

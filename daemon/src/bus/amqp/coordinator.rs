@@ -8,6 +8,7 @@
 
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::names::Names;
+use super::route::is_address;
 use super::session::{
     Access, LOCKED, NOT_FOUND, REFUSALS, Taken, answered, answered_unless, arguments, limited_channel, next_of,
     publish, text,
@@ -56,6 +57,9 @@ const ROUTES_MAX: usize = 50_000;
 const ROUTE_MAX_BYTES: usize = 255;
 /// Hosts that are told what is desired before anything else has its turn again.
 const SAID_AT_ONCE: usize = 50;
+
+/// Where an answer goes, its payload, and what it is.
+type Answer = (String, Encoded, BasicProperties);
 
 /// Carries the coordinator's messages until the end behind `side` is gone.
 ///
@@ -327,28 +331,31 @@ impl Post<'_> {
 
     /// Takes a report and those that are here already: what follows from them is stored together. One that is answered is
     /// the last: over a slow way an answer takes long enough. What is not acknowledged when this coordinator ends comes
-    /// again to the next one, which knows what it has heard by incarnation and sequence.
+    /// again to the next one, which knows what it has heard by incarnation and sequence. A request does not: its answer may
+    /// be what ends this session.
     async fn take_waiting(&mut self, first: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
         let (mut next, mut room) = (Some(first), REPORTS_AT_ONCE);
         while let Some(report) = next.take() {
-            let is_answered = self.take(&report, side).await?;
+            let answer = self.take(&report, side).await?;
             self.taken.add(report).await?;
             room -= 1;
-            if !is_answered && room > 0 {
+            if let Some((route, payload, properties)) = answer {
+                self.send(&route, &payload, properties).await?;
+            } else if room > 0 {
                 next = self.report().now_or_never().transpose()?;
             }
         }
         Ok(())
     }
 
-    /// Takes a report, or answers a request for a manifest; tells whether it was answered.
-    async fn take(&mut self, delivery: &Delivery, side: &CoordinatorSide) -> Result<bool, Ended> {
+    /// Takes a report or a request; returns the answer to the latter.
+    async fn take(&mut self, delivery: &Delivery, side: &CoordinatorSide) -> Result<Option<Answer>, Ended> {
         let text = |value: &Option<lapin::types::ShortString>| {
             value.as_ref().map(|value| value.as_str().to_owned()).filter(|value| value.len() <= ROUTE_MAX_BYTES)
         };
         let properties = &delivery.properties;
         let host = text(properties.app_id()).and_then(|name| HostName::new(name).ok());
-        let route = text(properties.reply_to()).filter(|route| route.starts_with(super::agent::REPLY_TO));
+        let route = text(properties.reply_to()).filter(|route| is_address(route));
         let kind = text(properties.kind());
         let wanted = kind.as_ref().filter(|kind| *kind == MANIFEST).and(text(properties.correlation_id()));
         if let (Some(host), Some(route)) = (host, &route)
@@ -360,23 +367,19 @@ impl Post<'_> {
             }
         }
         if kind.as_deref() == Some(HELLO) {
-            if let Some(route) = route.filter(|_| self.has_stream) {
-                self.send(&route, b"", BasicProperties::default().with_type(STREAM.into())).await?;
-                return Ok(true);
-            }
-        } else if let Some(wanted) = wanted {
+            let properties = BasicProperties::default().with_type(STREAM.into());
+            return Ok(route.filter(|_| self.has_stream).map(|route| (route, (*b"").into(), properties)));
+        }
+        if let Some(wanted) = wanted {
             let digest = wanted.parse::<Fingerprint>().ok();
             let manifest = digest.and_then(|digest| side.manifests.borrow().get(&digest).cloned());
-            if let (Some(manifest), Some(route)) = (manifest, route) {
-                let properties = BasicProperties::default().with_type(MANIFEST.into());
-                self.send(&route, &manifest, properties.with_correlation_id(wanted.as_str().into())).await?;
-                return Ok(true);
-            }
-        } else {
-            side.incoming.room().await?;
-            deliver(&side.incoming, ToCoordinator::Report(delivery.data.as_slice().into()))?;
+            let properties = BasicProperties::default().with_type(MANIFEST.into());
+            let properties = properties.with_correlation_id(wanted.as_str().into());
+            return Ok(route.zip(manifest).map(|(route, manifest)| (route, manifest, properties)));
         }
-        Ok(false)
+        side.incoming.room().await?;
+        deliver(&side.incoming, ToCoordinator::Report(delivery.data.as_slice().into()))?;
+        Ok(None)
     }
 
     async fn publish_desired(&mut self, ours: &[u8], stream: &str) -> Result<(), Ended> {
@@ -403,24 +406,27 @@ impl Post<'_> {
         let ours = ours.borrow().clone().filter(|_| self.leads());
         for _ in 0..SAID_AT_ONCE {
             let Some(host) = self.unsaid.pop_first() else { break };
-            if let (Some(ours), Some(route)) = (&ours, self.routes.get(&host)) {
-                self.send(route, ours, BasicProperties::default().with_type(DESIRED.into())).await?;
+            if let (Some(ours), Some(route)) = (&ours, self.routes.get(&host).cloned()) {
+                self.send(&route, ours, BasicProperties::default().with_type(DESIRED.into())).await?;
             }
         }
         Ok(())
     }
 
-    async fn answer(&self, host: &HostName, permit: &[u8]) -> Result<(), Ended> {
+    async fn answer(&mut self, host: &HostName, permit: &[u8]) -> Result<(), Ended> {
         // Without an address the agent asks again.
-        let Some(route) = self.routes.get(host).filter(|_| self.leads()) else { return Ok(()) };
-        self.send(route, permit, BasicProperties::default().with_type(PERMIT.into())).await
+        let Some(route) = self.routes.get(host).filter(|_| self.leads()).cloned() else { return Ok(()) };
+        self.send(&route, permit, BasicProperties::default().with_type(PERMIT.into())).await
     }
 
-    async fn send(&self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<(), Ended> {
+    /// Says something to one host. All that was taken is acknowledged before: an address whose node is gone costs the
+    /// session, and a message that bore it would come again and cost the next one, too.
+    async fn send(&mut self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<(), Ended> {
         // Who asked asks again. Waiting for a broker that takes nothing would cost the lead.
         if self.writing.status().blocked() {
             return Ok(());
         }
+        self.taken.acknowledge().await?;
         publish(&self.writer, ("", route), BasicPublishOptions::default(), payload, properties).await.map(drop)
     }
 }

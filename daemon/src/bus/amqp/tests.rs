@@ -3,6 +3,8 @@
 #[path = "../../../../tests/harness/rabbitmq.rs"]
 mod rabbitmq;
 
+use super::agent::{HELLO, REPORT};
+use super::session::publish;
 use super::{Access, Names};
 use crate::bus::address::BusUrl;
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told};
@@ -10,6 +12,8 @@ use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordina
 use crate::bus::envelope::FleetName;
 use crate::bus::proxy::{Fault, Proxy};
 use crate::clock::Clock;
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
 use rabbitmq::RabbitMq;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -33,6 +37,19 @@ fn start_agent(set: &mut JoinSet<anyhow::Result<()>>, access: Access, number: us
     let (end, side) = ends::agent();
     set.spawn(super::agent(side, access, names(), host(number)));
     end
+}
+
+/// All that was taken was acknowledged: what is not comes again to whoever leads next.
+async fn has_no_reports_left(server: &RabbitMq) {
+    let mut left = String::new();
+    for _ in 0..60 {
+        left = server.control(&["list_queues", "name", "messages"]);
+        if left.contains("unstale.default.reports\t0") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    panic!("{left}");
 }
 
 #[tokio::test]
@@ -70,16 +87,7 @@ async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_k
         ended = set.join_next() => panic!("{ended:?}"),
     };
     let Bus { mut coordinator, mut agents } = bus;
-    // All that was taken was acknowledged: what is not comes again to whoever leads next.
-    let mut left = String::new();
-    for _ in 0..60 {
-        left = server.control(&["list_queues", "name", "messages"]);
-        if left.contains("unstale.default.reports\t0") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    assert!(left.contains("unstale.default.reports\t0"), "{left}");
+    has_no_reports_left(&server).await;
     server.kill_and_restart();
     coordinator.desired.send_replace(Some((*b"after the kill").into()));
     for (_, agent) in &mut agents {
@@ -119,6 +127,37 @@ async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_k
     .await;
     set.abort_all();
     is_told(&mut second, "that it leads", held).await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_any_more_is_taken_once() {
+    // Nothing that the broker gave, and what a node gave that is not there.
+    const NONE: &str = "amq.rabbitmq.reply-to.x.y";
+    const GONE: &str = "amq.rabbitmq.reply-to.g1h3DHJlcGx5QDEyMzQ1NgAAD5sAAAAAY+tojg==.AAECAwQFBgcICQoLDA0ODw==";
+    let dir = tempfile::tempdir().unwrap();
+    let server = RabbitMq::start(dir.path());
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, &server);
+    is_told(&mut coordinator, "that it leads", |message| {
+        matches!(message, ToCoordinator::Lease(Some(_))).then_some(())
+    })
+    .await;
+    let connection = access(&server.for_agents()).connect("test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let exchange = names().exchange();
+    for (kind, route, payload) in [(HELLO, NONE, ""), (HELLO, GONE, ""), (REPORT, GONE, "afterwards")] {
+        let properties = BasicProperties::default().with_type(kind.into()).with_reply_to(route.into());
+        let properties = properties.with_app_id("web-1".into());
+        let options = BasicPublishOptions::default();
+        publish(&channel, (&exchange, ""), options, payload.as_bytes(), properties).await.unwrap();
+    }
+    // What comes again is taken before it.
+    is_told(&mut coordinator, "what came afterwards", |message| match message {
+        ToCoordinator::Report(report) if *report == *b"afterwards" => Some(()),
+        _ => None,
+    })
+    .await;
+    has_no_reports_left(&server).await;
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ impl Voice<'_> {
                 command.arg("h").arg(self.host.as_str()).arg(ENVELOPE).arg(&*envelope);
                 match connection.run::<()>(&command, &format!("XADD {stream}")).await {
                     // It is said again; what is desired can still be read.
-                    Err(refused) if refused.is_out_of_memory() => {
+                    Err(refused) if refused.is_unwritable() => {
                         tracing::warn!(because = refused.words(), "report not delivered");
                     }
                     said => said?,

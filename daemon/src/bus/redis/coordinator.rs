@@ -314,7 +314,7 @@ impl Writer<'_> {
                 tracing::warn!("another coordinator has taken the lead");
                 Ok(self.lose(told)?)
             }
-            Err(refused) if refused.is_out_of_memory() => {
+            Err(refused) if refused.is_unwritable() => {
                 tracing::warn!(because = refused.words(), "not written");
                 Ok(())
             }
@@ -379,8 +379,8 @@ impl Writer<'_> {
             let arguments: [&[u8]; 4] = [self.holder.as_bytes(), epoch.as_bytes(), envelope, kept.as_bytes()];
             match self.run::<i64>(PUT, &[&lease_key, &key], &arguments).await {
                 Ok(_) => drop(self.kept.insert(*digest, (envelope.clone(), now.after(MANIFESTS_AGAIN)))),
-                // The next renewal finds out; what has no memory is tried again then.
-                Err(refused) if refused.is_stale() || refused.is_out_of_memory() => {}
+                // The next renewal finds out; what is not taken for now is tried again then.
+                Err(refused) if refused.is_stale() || refused.is_unwritable() => {}
                 Err(refused) => return Err(refused.into()),
             }
         }

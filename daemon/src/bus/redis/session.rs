@@ -39,9 +39,10 @@ pub(super) struct Refused {
 }
 
 impl Refused {
-    /// Tells whether the server had no memory left: reading still works, and so does what may go beyond it.
-    pub(super) fn is_out_of_memory(&self) -> bool {
-        self.error.code() == Some("OOM")
+    /// Tells whether the server takes nothing for now, for want of memory, disk or replicas: reading still works, and with
+    /// too little memory so does what may go beyond it. READONLY is none of these: such a server is a replica by now.
+    pub(super) fn is_unwritable(&self) -> bool {
+        matches!(self.error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
     }
 
     /// Tells whether the server wants a password first.

@@ -3,7 +3,7 @@
 use super::{Access, Names};
 use crate::bus::address::{BusUrl, Login, RedisUrl, Secret};
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told, is_up, listen};
-use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, Link, ToAgent, ToCoordinator};
+use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, FromAgent, Link, ToAgent, ToCoordinator};
 use crate::bus::envelope::FleetName;
 use crate::bus::proxy::{Fault, Proxy};
 use crate::clock::Clock;
@@ -267,6 +267,35 @@ async fn a_full_memory_takes_what_the_coordinator_writes() {
     server.run(&["CONFIG", "SET", "maxmemory", "1"]).await;
     coordinator.desired.send_replace(Some((*b"desired one").into()));
     hears_desired(&mut coordinator, &mut agents[0].1, "desired one").await;
+}
+
+#[tokio::test]
+async fn an_agent_goes_on_reading_where_nothing_is_written() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "a0"), 1);
+    is_up(&mut agent).await;
+    server.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    // Twice: by the second time the first one had its effect.
+    let mut statistics = String::new();
+    for _ in 0..100 {
+        agent.send(FromAgent::Report((*b"report").into())).unwrap();
+        statistics = redis::from_redis_value(server.run(&["INFO", "errorstats"]).await).unwrap();
+        let count = statistics.split_once("errorstat_NOREPLICAS:count=").and_then(|(_, rest)| rest.lines().next());
+        if count.is_some_and(|count| count.parse::<u32>().unwrap() >= 2) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(statistics.contains("NOREPLICAS"), "{statistics}");
+    server.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    server.run(&["XADD", "unstale:{default}:desired", "*", "e", "afterwards"]).await;
+    hears(&mut agent, "what is desired afterwards", |message| match message {
+        ToAgent::Desired(desired) if *desired == *b"afterwards" => Some(()),
+        ToAgent::Link(link) => panic!("{link:?}"),
+        _ => None,
+    })
+    .await;
 }
 
 /// Makes an authority and a certificate of it for 127.0.0.1.
