@@ -31,7 +31,7 @@ async fn with_driver<F: Future<Output = ()>>(state: &StateDir, check: impl FnOnc
     let host = HostName::new("here").unwrap();
     let policy = CoordinatorPolicy { expected_hosts: [host].into(), ..CoordinatorPolicy::default() };
     let store = state.open(Which::Coordinator).unwrap();
-    let driver = Driver::new(policy, None, store, (end, seal()), desk, Clock::start()).unwrap();
+    let driver = Driver::new(policy, store, (end, seal()), desk, Clock::start()).unwrap();
     let shutdown = CancellationToken::new();
     let (ended, ()) = tokio::join!(driver.run(shutdown.clone()), async {
         check(asker, side).await;
@@ -309,6 +309,45 @@ async fn nothing_on_a_silent_host_is_fresh_and_it_is_said_what_to_do() {
             }
             assert!(!why.findings.is_empty(), "{target}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn more_drains_than_agents_can_be_told_of_are_refused() {
+    const HOSTS: usize = 60;
+    let slots: Vec<serde_json::Value> = (0..120)
+        .map(|number| {
+            serde_json::json!({
+                "slot": format!("celery/none/{number}"), "unit": format!("celery:{number}"), "identity": null, "pools": [],
+                "phase": "up", "apps": {"shop": {"verdict": "fresh", "cure": "none"}}, "because": "",
+            })
+        })
+        .collect();
+    let incarnation = Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() };
+    let report = |number: usize| {
+        serde_json::json!({
+            "kind": "report", "host": format!("web-{number}"), "incarnation": incarnation, "sequence": 1, "clock": 0,
+            "accepted": Version::default(), "apps": {}, "pools": {}, "scanned": true, "slots": slots,
+        })
+    };
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        for number in 0..HOSTS {
+            let closed = seal().close(Channel::Report, &report(number).to_string()).unwrap();
+            ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
+        }
+        let heard = |status: &api::Status| status.hosts.iter().filter(|host| host.scanned).count();
+        while heard(&asker.ask(Command::Status).await.unwrap()) < HOSTS {}
+        let before = desired(&side);
+        let drain = async |selector: &str| {
+            let drain = serde_json::from_value(serde_json::json!({"selectors": [selector]})).unwrap();
+            asker.ask(|answer| Command::Drain(drain, caller(), answer)).await
+        };
+        assert_eq!(drain("app:shop").await.unwrap_err().code, "too-many-drains");
+        assert_eq!(desired(&side), before);
+        assert_eq!(drain("host:web-7").await.unwrap().drains.len(), slots.len());
     })
     .await;
 }
