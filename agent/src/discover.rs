@@ -11,6 +11,7 @@ mod supervisor;
 mod units;
 
 pub use command::app_packages;
+pub(crate) use command::serves_its_parent;
 pub(crate) use supervisor::own as own_supervisor;
 pub use units::Unnamed;
 

@@ -4,7 +4,7 @@ use crate::harness::app::{App, Place};
 use crate::harness::postgres::Postgres;
 use crate::harness::process::is_running;
 use crate::harness::python::{newest, venv};
-use crate::harness::unstale::{Up, array};
+use crate::harness::unstale::{QUICK, Up, array};
 use crate::harness::workers::{Program, Supervisord, celery_command, start_alone};
 
 use super::{Shop, Unkept};
@@ -64,6 +64,22 @@ fn a_syntax_error_in_any_loaded_module_restarts_nothing_until_it_is_mended_and_b
     let said = shop.broadcast(&[]);
     assert_eq!(said["outcome"], "converged", "{said:#}");
     assert_ne!(shop.main(), old);
+}
+
+#[test]
+fn a_unit_whose_preflight_command_fails_is_left_running_and_the_reason_is_told() {
+    let shop = Shop::start_with(
+        &["autorestart=true"],
+        &format!(
+            "{QUICK}[[units]]\nslot = \"celery/*\"\npreflight = [\"/bin/sh\", \"-c\", \"echo no shop today >&2; exit 7\"]\n"
+        ),
+    );
+    let old = shop.main();
+    shop.app.flip();
+    let said = shop.up.broadcast("shop", &shop.app.code, &[]);
+    let told = format!("{}{}", said.stdout, said.stderr);
+    assert!(told.contains("exit status: 7: no shop today"), "{said:?}");
+    assert_eq!(shop.main(), old);
 }
 
 #[test]

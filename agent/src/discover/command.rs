@@ -113,6 +113,19 @@ fn is_offspring(code: &str) -> bool {
         .any(|start| code.starts_with(start))
 }
 
+/// Tells whether this is a process that `multiprocessing`, billiard or loky keeps beside the program for as long as that
+/// runs: it counts shared resources or forks workers, and is none itself.
+///
+/// The workers that a fork server has forked have its command line: those are its children, not the program's.
+pub(crate) fn serves_its_parent(command: &[String]) -> bool {
+    let (Entry::Code(code), _) = entry(command) else { return false };
+    let module = code.strip_prefix("from ").and_then(|rest| rest.split_once(" import main;"));
+    let Some((module, _)) = module.filter(|_| is_offspring(code)) else { return false };
+    let last = module.rsplit('.').next().unwrap_or_default();
+    // The semaphore tracker: billiard, and Python up to 3.7.
+    matches!(last, "resource_tracker" | "semaphore_tracker" | "forkserver")
+}
+
 fn title_nature(title: &str) -> Nature {
     let kinds = [
         ("[celeryd: ", Kind::Celery),

@@ -4,7 +4,7 @@ use super::{Config, Input};
 use crate::eyes::Preflight;
 use crate::process::Unit;
 use crate::purge::{Mode as PurgeMode, Outcome, Purger};
-use crate::restart::{Hands, Hold, Plan, Refusal};
+use crate::restart::{Hands, Hold, Plan, Refusal, StartCommand, UnitConfig};
 use crate::survey::{Allow, Asked, Survey, Surveyor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ use unstale_protocol::verdict::{Cure, Verdict};
 const READY_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a unit is looked at again of which a process could not be read; a permit is held meanwhile.
 const UNREAD_TRIES: u32 = 20;
+/// How long a configured pre-flight command may take; a permit is held meanwhile.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What is written down as the means of an action.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,9 +207,20 @@ async fn preflight(
 ) -> Input {
     let slot = intent.slot.clone();
     let mut unread = 0;
+    let mut passed = None;
     loop {
-        match clear(&hands, &surveyor, &intent, &asked, allow, dry_run).await {
+        match clear(&hands, &surveyor, &intent, &asked, allow, dry_run, passed.as_ref()).await {
             Ok((cleared, act)) => return Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
+            Err(Unclear::NotTried(command)) => {
+                // The surveyor is free meanwhile: other units are looked at and acted on.
+                if let Err(error) = command.run(COMMAND_DEADLINE).await {
+                    let why = format!("it would not start again: its pre-flight {error}");
+                    return Input::Preflighted(slot, Err(why), None);
+                }
+                tracing::info!(%slot, "the pre-flight command has succeeded");
+                passed = Some(command);
+                continue;
+            }
             Err(Unclear::NotReady) => {}
             Err(Unclear::NotRead) if unread < UNREAD_TRIES => unread += 1,
             Err(Unclear::NotRead) => {
@@ -227,6 +240,8 @@ enum Unclear {
     NotReady,
     /// A process did not hold still, or looking at it took too long; the next look may tell.
     NotRead,
+    /// This command of the administrator must succeed first. It may take long: the next look is the one that counts.
+    NotTried(StartCommand),
     /// For this reason.
     No(String),
 }
@@ -251,6 +266,7 @@ async fn clear(
     asked: &Asked,
     allow: Allow,
     dry_run: bool,
+    passed: Option<&StartCommand>,
 ) -> Result<(Cleared, Act), Unclear> {
     if dry_run {
         return Err("a dry run: nothing is done".into());
@@ -288,6 +304,9 @@ async fn clear(
     if let Some(why) = allow.refusal(&plan) {
         return Err(why.into());
     }
+    if let Some(command) = untried(intent, unit, &config, passed) {
+        return Err(Unclear::NotTried(command));
+    }
     for note in &plan.notes {
         tracing::info!(slot = %intent.slot, %note, "worth knowing");
     }
@@ -296,6 +315,16 @@ async fn clear(
     let text = serde_json::to_string(&means).map_err(|error| error.to_string())?;
     let cleared = Cleared { means: text, ends_root: plan.ends_root() };
     Ok((cleared, Act { plan, hold: Arc::new(hold), task: intent.task.clone() }))
+}
+
+/// Returns the configured pre-flight command of a unit that is to be restarted, unless it is the one that has passed.
+/// As with the static one, a drain by hand asks for none.
+fn untried(intent: &Intent, unit: &Unit, config: &[UnitConfig], passed: Option<&StartCommand>) -> Option<StartCommand> {
+    if intent.task != Task::Restart {
+        return None;
+    }
+    let command = config.iter().filter(|entry| entry.fits(unit)).find_map(UnitConfig::preflight_command)?;
+    (passed != Some(&command)).then_some(command)
 }
 
 fn find<'a>(survey: &'a Survey, intent: &Intent) -> Option<&'a Unit> {

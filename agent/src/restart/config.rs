@@ -2,7 +2,9 @@
 
 use super::glob;
 use crate::discover::own_supervisor;
+use crate::display::escape::terminal;
 use crate::process::{Supervisor, Unit};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,8 +12,10 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// Most of a command's error output that is kept.
-const ERROR_MAX_BYTES: u64 = 4096;
+/// Most of the end of a command's error output that is kept.
+const ERROR_MAX_BYTES: usize = 4096;
+/// Most of its last line that is told.
+const LINE_MAX_CHARS: usize = 300;
 /// How long a start command is watched for an early failure.
 const START_WATCH: Duration = Duration::from_secs(5);
 
@@ -25,7 +29,7 @@ pub struct UnitConfig {
     pub command: Vec<String>,
     /// The command that starts it, run without a shell. It must hand over and end, or be the worker itself.
     pub start: Vec<String>,
-    /// A command that must succeed before the unit is stopped.
+    /// A command that must succeed before the unit is stopped for a restart.
     pub preflight: Vec<String>,
     /// The user that runs both commands; units of other users do not fit. Default: the agent's own.
     pub user: Option<String>,
@@ -50,7 +54,7 @@ pub struct StartCommand {
 pub struct CommandError {
     /// The command.
     pub command: String,
-    /// What happened, with the end of what it wrote.
+    /// What happened, with the last line of its error output.
     pub why: String,
 }
 
@@ -111,7 +115,15 @@ impl StartCommand {
         let mut child = self.command(None)?.kill_on_drop(true).spawn().map_err(|error| self.error(&error))?;
         match tokio::time::timeout(deadline, finished(&mut child)).await {
             Ok(end) => self.judge(end),
-            Err(_) => Err(self.error(&format!("did not end within {} s", deadline.as_secs()))),
+            Err(_) => {
+                // Its children too: they would go on for nobody.
+                let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+                if let Some(group) = group {
+                    // One that has just ended needs no end.
+                    kill_process_group(group, Signal::KILL).ok();
+                }
+                Err(self.error(&format!("did not end within {} s", deadline.as_secs())))
+            }
         }
     }
 
@@ -179,13 +191,47 @@ impl StartCommand {
 }
 
 async fn finished(child: &mut tokio::process::Child) -> std::io::Result<(std::process::ExitStatus, String)> {
-    let mut bytes = Vec::new();
-    if let Some(errors) = child.stderr.take() {
-        let mut errors = errors.take(ERROR_MAX_BYTES);
-        errors.read_to_end(&mut bytes).await?;
-        // The rest is read too: a closed pipe would end a command that has much to say.
-        tokio::io::copy(&mut errors.into_inner(), &mut tokio::io::sink()).await?;
+    let mut end = Vec::with_capacity(2 * ERROR_MAX_BYTES);
+    if let Some(mut errors) = child.stderr.take() {
+        // To its end, whatever is kept: a closed pipe would end a command that has much to say.
+        while errors.read_buf(&mut end).await? > 0 {
+            end.drain(..end.len().saturating_sub(ERROR_MAX_BYTES));
+        }
     }
     let status = child.wait().await?;
-    Ok((status, String::from_utf8_lossy(&bytes).trim().to_owned()))
+    Ok((status, last_line(&end)))
+}
+
+/// Returns the last line that says something: of a traceback the one with the reason.
+fn last_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    terminal(&line.chars().take(LINE_MAX_CHARS).collect::<String>()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(output: &[u8], expected: &str) {
+        assert_eq!(last_line(output), expected, "{:?}", String::from_utf8_lossy(output));
+    }
+
+    #[test]
+    fn what_is_told_of_an_output_is_its_last_line_as_plain_text() {
+        check(b"", "");
+        check(b"\n \n", "");
+        check(b"Traceback\n  File \"x\"\nImportError: no module named shop\n\n", "ImportError: no module named shop");
+        check(b"\x1b[31mred\xff", "\\x1b[31mred\u{fffd}");
+        check("x".repeat(4000).as_bytes(), &"x".repeat(LINE_MAX_CHARS));
+    }
+
+    #[tokio::test]
+    async fn the_reason_is_told_however_much_was_written_before_it() {
+        let script = "i=0; while [ $i -lt 2000 ]; do echo warning >&2; i=$((i+1)); done; echo the reason >&2; exit 3";
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let command = StartCommand { argv, user: None, directory: "/".into() };
+        let error = command.run(Duration::from_secs(30)).await.unwrap_err();
+        assert_eq!(error.why, "ended with exit status: 3: the reason");
+    }
 }

@@ -4,7 +4,9 @@
 //! until the hold is dropped.
 
 use super::{StopSignal, proc};
+use crate::discover::serves_its_parent;
 use crate::process::Unit;
+use crate::procfs;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeSet;
@@ -107,11 +109,21 @@ impl Hold {
         }
     }
 
-    /// Waits until every process but the root has ended: what a reload replaces.
+    /// Waits until every process but the root and its helpers has ended: what a reload replaces.
     pub async fn children_ended(&self) {
         for held in self.held.iter().filter(|held| held.identity != self.root) {
-            wait(held).await;
+            // Looked at now, not when it was held: a tracker whose own parent has ended ends too.
+            if !self.serves_the_root(held.identity.pid) {
+                wait(held).await;
+            }
         }
+    }
+
+    /// Tells whether `pid` is a tracker or a fork server of the root, which lives as long as the root does. Where the
+    /// pid is a stranger's by now, the one that was held has ended, and either answer is right.
+    fn serves_the_root(&self, pid: Pid) -> bool {
+        proc::stat(pid).is_some_and(|stat| stat.parent == self.root.pid)
+            && procfs::command(pid).is_ok_and(|command| serves_its_parent(&command))
     }
 
     /// Returns who has not ended yet.
@@ -205,4 +217,89 @@ fn has_ended(held: &Held) -> bool {
     let mut fds = [PollFd::new(held.fd.get_ref(), PollFlags::IN)];
     let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&zero)).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    /// Starts two workers by the method that is named. For each line it is sent it ends one, and says so.
+    const PARENT: &str = "import multiprocessing, os, sys, time
+if __name__ == '__main__':
+    context = multiprocessing.get_context(sys.argv[1])
+    workers = [context.Process(target=time.sleep, args=(600,)) for _ in range(2)]
+    for worker in workers: worker.start()
+    print(os.getpid(), flush=True)
+    for worker in workers:
+        sys.stdin.readline()
+        worker.kill()
+        worker.join()
+        print('ended', flush=True)
+    sys.stdin.readline()
+";
+
+    struct Parent {
+        child: Child,
+        output: BufReader<std::process::ChildStdout>,
+        root: ProcessIdentity,
+    }
+
+    impl Parent {
+        fn start(script: &std::path::Path, method: &str) -> Self {
+            let mut command = Command::new("python3");
+            command.arg(script).arg(method).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let mut output = BufReader::new(child.stdout.take().unwrap());
+            // Not the child's own: `python3` may be a script that looks for the interpreter.
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            let root = proc::identify(Pid(line.trim().parse().unwrap())).unwrap();
+            Self { child, output, root }
+        }
+
+        fn end_a_worker(&mut self) {
+            self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+            let mut line = String::new();
+            self.output.read_line(&mut line).unwrap();
+            assert_eq!(line, "ended\n");
+        }
+    }
+
+    impl Drop for Parent {
+        fn drop(&mut self) {
+            // It ends its workers, and its helpers see it end.
+            drop(self.child.stdin.take());
+            self.child.wait().ok();
+        }
+    }
+
+    async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> bool {
+        tokio::time::timeout(limit, what).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_reload_waits_for_workers_and_not_for_the_helpers_of_a_parent_that_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("parent.py");
+        std::fs::write(&script, PARENT).unwrap();
+        let (long, moment) = (Duration::from_secs(30), Duration::from_millis(100));
+        // Beside two workers and the root: a tracker, and a fork server in the second case.
+        for (method, count) in [("spawn", 4), ("forkserver", 5)] {
+            let mut parent = Parent::start(&script, method);
+            let mut tree = vec![parent.root];
+            tree.extend(proc::descendants(parent.root.pid));
+            assert_eq!(tree.len(), count, "{method}");
+            let hold = Hold::again(&tree).unwrap();
+            parent.end_a_worker();
+            assert!(!within(moment, hold.children_ended()).await, "{method}: a worker is left");
+            parent.end_a_worker();
+            assert!(within(long, hold.children_ended()).await, "{method}: {:?}", hold.survivors());
+            assert!(!within(moment, hold.ended()).await, "{method}: the root and its helpers are up");
+            drop(parent);
+            assert!(within(long, hold.ended()).await, "{method}: {:?}", hold.survivors());
+        }
+    }
 }

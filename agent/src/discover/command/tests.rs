@@ -84,6 +84,32 @@ fn helpers_of_multiprocessing_belong_to_their_parent() {
 }
 
 #[test]
+fn trackers_and_fork_servers_are_told_from_workers() {
+    let serves = |line: &str| {
+        let words: Vec<String> = line.split('|').map(str::to_owned).collect();
+        serves_its_parent(&words)
+    };
+    for line in [
+        "python|-c|from multiprocessing.resource_tracker import main;main(6)",
+        "python|-B|-c|from multiprocessing.semaphore_tracker import main;main(6)",
+        "python|-c|from multiprocessing.forkserver import main; main(3, 4, [])",
+        "python|-c|from billiard.semaphore_tracker import main;main(6)",
+        "python|-c|from joblib.externals.loky.backend.resource_tracker import main; main(6, False)",
+    ] {
+        assert!(serves(line), "{line}");
+    }
+    for line in [
+        "python|-c|from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=7)|--multiprocessing-fork",
+        "python|-c|from shop.resource_tracker import main;main()",
+        "python|-m|multiprocessing.resource_tracker",
+        "python",
+        "",
+    ] {
+        assert!(!serves(line), "{line}");
+    }
+}
+
+#[test]
 fn supervisors_are_no_workers() {
     check("python|/usr/bin/supervisord|-n|-c|/etc/s.conf", Nature::Keeper("supervisord"));
     check("/usr/bin/python3|-m|supervisor.supervisord", Nature::Keeper("supervisord"));
