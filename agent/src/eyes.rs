@@ -17,7 +17,7 @@ pub use preflight::Preflight;
 
 use crate::child::{self, Program};
 use crate::discover::{self, Discovery};
-use crate::judge::CodeView;
+use crate::judge::{CodeView, obstacle};
 use crate::parser::Parser;
 use crate::process::{Process, Supervisor, Unit};
 use crate::reader::Reader;
@@ -57,6 +57,11 @@ pub struct Sight {
 }
 
 impl Sight {
+    /// Returns why it is not known what the process holds, where that is so.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        obstacle(&self.reading).or_else(|| self.code.problem.clone())
+    }
+
     /// Tells whether another process was seen to hold the same and to load the same at its next start.
     pub(crate) fn holds_the_same(&self, other: &Self) -> bool {
         let Reading { identity: _, outcome, interpreter, modules, enums, mapped, cost: _ } = &self.reading;
@@ -236,6 +241,29 @@ mod tests {
     use super::*;
     use crate::process::Kind;
     use unstale_protocol::ids::Pid;
+
+    #[test]
+    fn what_a_process_holds_is_known_only_where_all_of_it_was_read() {
+        let check = |outcome: Outcome, problem: Option<&str>, is_known: bool| {
+            let reading = Reading {
+                identity: ProcessIdentity { pid: Pid(7), start_ticks: 1, pid_namespace: 0 },
+                outcome,
+                interpreter: None,
+                modules: Vec::new(),
+                enums: Vec::new(),
+                mapped: Vec::new(),
+                cost: crate::reading::Cost::default(),
+            };
+            let code = Arc::new(CodeView { problem: problem.map(str::to_owned), ..CodeView::default() });
+            let sight = Sight { reading, code };
+            assert_eq!(sight.obstacle().is_none(), is_known, "{sight:?}");
+        };
+        check(Outcome::Complete, None, true);
+        check(Outcome::Complete, Some("its root cannot be opened"), false);
+        check(Outcome::Timeout, None, false);
+        check(Outcome::Changing("a class".to_owned()), None, false);
+        check(Outcome::Damaged("a type".to_owned()), None, false);
+    }
 
     #[test]
     fn a_process_that_plainly_runs_elsewhere_is_told_by_its_directory_and_arguments() {

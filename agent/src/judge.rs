@@ -14,5 +14,6 @@ pub use enums::{BindingJudged, EnumJudged, LayerView, WorkerJudged};
 pub use fit::{Fit, Placed, fit};
 pub use manifest::against_manifest;
 pub use own::against_source;
+pub(crate) use own::obstacle;
 pub(crate) use view::difference;
 pub use view::{BytecodeState, CodeView, ModuleView};

@@ -230,6 +230,20 @@ impl Surveyor {
         self.eyes.seen(identity)
     }
 
+    /// Returns why it is not known what a unit holds, where one of its processes was not read.
+    pub fn unread(&self, unit: &Unit) -> Option<String> {
+        unit.processes.iter().find_map(|process| {
+            let why = match self.eyes.seen(&process.identity) {
+                None => "it was not looked at".to_owned(),
+                Some(sight) if sight.reading.outcome == Outcome::Gone && process.identity != unit_root(unit) => {
+                    return None;
+                }
+                Some(sight) => sight.obstacle()?,
+            };
+            Some(format!("process {}: {why}", process.identity.pid))
+        })
+    }
+
     fn within_roots(&self, units: &[Unit]) -> Vec<Unit> {
         let roots = &self.rules.roots;
         let is_below =
@@ -453,7 +467,9 @@ impl Surveyor {
     pub fn facts(&self, unit: &Unit, of_root: Option<&BTreeMap<AppName, WorkerJudged>>) -> UnitFacts {
         let root = unit.root().and_then(|root| self.eyes.seen(&root.identity));
         let mut facts = UnitFacts::of(unit).with_interpreter(root.and_then(|sight| sight.reading.interpreter.as_ref()));
-        facts.root_holds = of_root.map(|apps| {
+        // A root that was not read shows nothing, and may hold everything.
+        let is_read = root.is_some_and(|sight| sight.obstacle().is_none());
+        facts.root_holds = of_root.filter(|_| is_read).map(|apps| {
             apps.values()
                 .flat_map(|judged| &judged.enums)
                 .any(|judged| judged.memory.is_some() || !judged.bindings.is_empty())

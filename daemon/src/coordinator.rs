@@ -296,13 +296,8 @@ impl Driver {
                 reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| answers::drains(returned)));
             }
             Command::Forget(host, caller, answer) => {
-                let result = self.machine.handle_forget(&host, self.clock.now());
-                self.act()?;
-                if result.is_ok() {
-                    tracing::info!(%host, by = people::name(&caller), "host forgotten");
-                    self.bus.send(FromCoordinator::Forget(host));
-                }
-                reply(answer, result.map_err(|refused| refusal(&refused)).map(|()| self.status()));
+                let result = self.forget(&host, &people::name(&caller))?;
+                reply(answer, result);
             }
             Command::Status(answer) => reply(answer, Ok(self.status())),
             Command::Why(target, answer) => {
@@ -321,6 +316,16 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    fn forget(&mut self, host: &HostName, by: &str) -> anyhow::Result<Result<api::Status, api::Refusal>> {
+        let result = self.machine.handle_forget(host, self.clock.now());
+        self.act()?;
+        if result.is_ok() {
+            tracing::info!(%host, by, "host forgotten");
+            self.bus.send(FromCoordinator::Forget(host.clone()));
+        }
+        Ok(result.map_err(|refused| refusal(&refused)).map(|()| self.status()))
     }
 
     fn broadcast(

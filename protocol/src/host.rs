@@ -416,9 +416,7 @@ impl Host {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Moment) {
         for slot in self.slots.values_mut() {
-            if let Some(action) = &mut slot.action {
-                action.handle_timeout(now);
-            }
+            slot.handle_timeout(now);
         }
         // Every app's timer is taken off, not only the first one's.
         let due = self.apps.values_mut().filter_map(|app| app.look_is_due(now).then_some(())).count();
@@ -435,7 +433,7 @@ impl Host {
 
     /// Returns when [`Host::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let steps = self.slots.values().filter_map(|slot| slot.action.as_ref()?.poll_timeout());
+        let steps = self.slots.values().filter_map(Slot::poll_timeout);
         let looks = self.apps.values().filter_map(App::look_at);
         steps.chain(looks).chain(self.ask_at).chain([self.report_due()]).min()
     }

@@ -332,10 +332,10 @@ impl Restart {
             }
             Verified::Stale(why) => self.finish(DoneResult::Failed, format!("it came back stale: {why}"), false),
             Verified::SourceMovedOn(why) => {
-                self.finish(DoneResult::Unproven, format!("its source has moved on meanwhile: {why}"), false);
+                self.finish(self.unproven(), format!("its source has moved on meanwhile: {why}"), false);
             }
             Verified::Unknown(why) if now >= deadline => {
-                self.finish(DoneResult::Unproven, format!("it is back and cannot be judged: {why}"), false);
+                self.finish(self.unproven(), format!("it is back and cannot be judged: {why}"), false);
             }
             Verified::Unknown(_) => {
                 let again_at = Some(now.after(self.policy.verify_interval));
@@ -463,6 +463,11 @@ impl Restart {
 
     fn survive(&mut self, root: ProcessIdentity, now: Moment) {
         self.state = State::Surviving { root, until: now.after(self.policy.survival_window) };
+    }
+
+    /// A drained unit only has to be back; anything else has to be proven.
+    fn unproven(&self) -> DoneResult {
+        if self.intent.task == Task::Undrain { DoneResult::Undrained } else { DoneResult::Unproven }
     }
 
     fn persist(&mut self, phase: IntentPhase) {

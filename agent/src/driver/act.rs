@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use unstale_protocol::host::{Host, PurgeResult, Record};
 use unstale_protocol::ids::{AppName, ProcessIdentity, SlotId};
-use unstale_protocol::message::Purpose;
+use unstale_protocol::message::{Nonce, Purpose};
 use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -57,7 +57,8 @@ pub(super) struct Acts {
     purger: Purger,
     allow: Allow,
     dry_run: bool,
-    under_way: BTreeMap<SlotId, Arc<Act>>,
+    /// Each with the nonce of the action that it was made for.
+    under_way: BTreeMap<SlotId, (Nonce, Arc<Act>)>,
 }
 
 impl Acts {
@@ -68,7 +69,7 @@ impl Acts {
             if let Record::Intent { intent, .. } = record
                 && let Some(act) = again(intent)
             {
-                under_way.insert(intent.slot.clone(), Arc::new(act));
+                under_way.insert(intent.slot.clone(), (intent.nonce, Arc::new(act)));
             }
         }
         let (purger, allow, dry_run) = (config.purger.clone(), config.rules.allow, config.dry_run);
@@ -90,7 +91,10 @@ impl Acts {
                         tracing::info!(%app, file = %path, "removed stale bytecode");
                         result.removed.insert(path);
                     }
-                    Outcome::Gone => {}
+                    Outcome::Gone => {
+                        // Removed by somebody else, which the next look will tell; or the worker has another root.
+                        result.refused.insert(path, "it is not there as this agent sees files".into());
+                    }
                     Outcome::WouldPurge => {
                         result.refused.insert(path, "purging is not allowed here".into());
                     }
@@ -132,22 +136,34 @@ impl Acts {
             tasks.spawn(async move { verify(&surveyor, slot, &asked).await });
             return;
         }
-        let known = self.under_way.get(&slot).cloned();
-        let Some(act) = known.or_else(|| host.intent(&slot).and_then(again).map(Arc::new)) else {
+        let Some(act) = host.intent(&slot).and_then(|intent| self.act_for(intent)) else {
             tasks.spawn(async move { no_means(slot, &step) });
             return;
         };
-        self.under_way.insert(slot.clone(), Arc::clone(&act));
         let hands = Arc::clone(&self.hands);
         tasks.spawn(async move { do_step(&hands, &act, slot, step, now).await });
+    }
+
+    /// Returns what was begun for this very action, or takes it up anew. The end of a drain and the beginning of its
+    /// undrain can be one moment, and a drain's act would not give the unit back.
+    fn act_for(&mut self, intent: &Intent) -> Option<Arc<Act>> {
+        if let Some((nonce, act)) = self.under_way.get(&intent.slot)
+            && *nonce == intent.nonce
+            && act.task == intent.task
+        {
+            return Some(Arc::clone(act));
+        }
+        let act = Arc::new(again(intent)?);
+        self.under_way.insert(intent.slot.clone(), (intent.nonce, Arc::clone(&act)));
+        Some(act)
     }
 
     /// Feeds the answer of a step to the machine.
     pub(super) fn feed(&mut self, host: &mut Host, input: Input, now: Moment) {
         match input {
             Input::Preflighted(slot, answer, act) => {
-                if let Some(act) = act {
-                    self.under_way.insert(slot.clone(), Arc::new(*act));
+                if let Some((nonce, act)) = act {
+                    self.under_way.insert(slot.clone(), (nonce, Arc::new(*act)));
                 }
                 if let Err(why) = &answer {
                     tracing::warn!(%slot, error = %why, "not begun");
@@ -210,7 +226,9 @@ async fn preflight(
     let mut passed = None;
     loop {
         match clear(&hands, &surveyor, &intent, &asked, allow, dry_run, passed.as_ref()).await {
-            Ok((cleared, act)) => return Input::Preflighted(slot, Ok(cleared), Some(Box::new(act))),
+            Ok((cleared, act)) => {
+                return Input::Preflighted(slot, Ok(cleared), Some((intent.nonce, Box::new(act))));
+            }
             Err(Unclear::NotTried(command)) => {
                 // The surveyor is free meanwhile: other units are looked at and acted on.
                 if let Err(error) = command.run(COMMAND_DEADLINE).await {
@@ -323,7 +341,7 @@ fn untried(intent: &Intent, unit: &Unit, config: &[UnitConfig], passed: Option<&
     if intent.task != Task::Restart {
         return None;
     }
-    let command = config.iter().filter(|entry| entry.fits(unit)).find_map(UnitConfig::preflight_command)?;
+    let command = config.iter().filter(|entry| entry.fits(unit)).find_map(|entry| entry.preflight_command(unit))?;
     (passed != Some(&command)).then_some(command)
 }
 
@@ -387,13 +405,17 @@ async fn do_step(hands: &Hands, act: &Act, slot: SlotId, step: Step, now: Moment
 
 /// Reads all processes of the slot again.
 async fn verify(surveyor: &Mutex<Surveyor>, slot: SlotId, asked: &Asked) -> Input {
-    let survey = match surveyor.lock().await.survey(asked).await {
+    let mut surveyor = surveyor.lock().await;
+    let survey = match surveyor.survey(asked).await {
         Ok(survey) => survey,
         Err(error) => return Input::Verified(slot, Verified::Unknown(error.to_string()), None),
     };
     let verified = match survey.scan.units.iter().find(|view| view.slot == slot) {
-        None if survey.units.iter().any(|unit| unit.slot == slot) => Verified::Fresh,
-        None => Verified::Unknown("nothing is up".into()),
+        None => match survey.units.iter().find(|unit| unit.slot == slot) {
+            // No app claims it; but what could not be read claims nothing either.
+            Some(unit) => surveyor.unread(unit).map_or(Verified::Fresh, Verified::Unknown),
+            None => Verified::Unknown("nothing is up".into()),
+        },
         Some(view) => {
             let worst = view.apps.values().max_by_key(|judged| judged.verdict);
             match worst.map(|judged| (judged.verdict, judged.cure, judged.because.clone())) {

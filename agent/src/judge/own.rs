@@ -33,7 +33,7 @@ pub fn against_source(reading: &Reading, code: &CodeView) -> WorkerJudged {
 }
 
 /// Returns why nothing at all can be said, where that is so.
-pub(super) fn obstacle(reading: &Reading) -> Option<String> {
+pub(crate) fn obstacle(reading: &Reading) -> Option<String> {
     match &reading.outcome {
         Outcome::Complete => None,
         Outcome::Starting(why) => Some(format!("starting: {why}")),

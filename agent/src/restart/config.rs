@@ -31,9 +31,10 @@ pub struct UnitConfig {
     pub start: Vec<String>,
     /// A command that must succeed before the unit is stopped for a restart.
     pub preflight: Vec<String>,
-    /// The user that runs both commands; units of other users do not fit. Default: the agent's own.
+    /// The user that runs both commands; units of other users do not fit. Default: the agent's own for `start`, the
+    /// worker's for `preflight`.
     pub user: Option<String>,
-    /// The directory that both run in. Default: `/`.
+    /// The directory that both run in. Default: `/` for `start`, the worker's for `preflight`.
     pub directory: Option<PathBuf>,
 }
 
@@ -74,17 +75,20 @@ impl UnitConfig {
 
     /// Returns the start command, where there is one.
     pub fn start_command(&self) -> Option<StartCommand> {
-        self.resolved(&self.start)
-    }
-
-    /// Returns the pre-flight command, where there is one.
-    pub fn preflight_command(&self) -> Option<StartCommand> {
-        self.resolved(&self.preflight)
-    }
-
-    fn resolved(&self, argv: &[String]) -> Option<StartCommand> {
         let directory = self.directory.clone().unwrap_or_else(|| PathBuf::from("/"));
-        (!argv.is_empty()).then(|| StartCommand { argv: argv.to_vec(), user: self.user.clone(), directory })
+        let command = || StartCommand { argv: self.start.clone(), user: self.user.clone(), directory };
+        (!self.start.is_empty()).then(command)
+    }
+
+    /// Returns the pre-flight command of `unit`, where there is one. It may load the unit's code, so nobody runs it who
+    /// has more rights than the unit.
+    pub fn preflight_command(&self, unit: &Unit) -> Option<StartCommand> {
+        let root = unit.root()?;
+        let user = self.user.clone().unwrap_or_else(|| root.user.clone());
+        let directory = self.directory.clone().or_else(|| root.cwd.as_ref().map(PathBuf::from));
+        let directory = directory.unwrap_or_else(|| PathBuf::from("/"));
+        let command = || StartCommand { argv: self.preflight.clone(), user: Some(user), directory };
+        (!self.preflight.is_empty()).then(command)
     }
 }
 
@@ -113,18 +117,16 @@ impl StartCommand {
     /// [`CommandError`] where it cannot be run, fails, or takes longer than `deadline`.
     pub async fn run(&self, deadline: Duration) -> Result<(), CommandError> {
         let mut child = self.command(None)?.kill_on_drop(true).spawn().map_err(|error| self.error(&error))?;
-        match tokio::time::timeout(deadline, finished(&mut child)).await {
-            Ok(end) => self.judge(end),
-            Err(_) => {
-                // Its children too: they would go on for nobody.
-                let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-                if let Some(group) = group {
-                    // One that has just ended needs no end.
-                    kill_process_group(group, Signal::KILL).ok();
-                }
-                Err(self.error(&format!("did not end within {} s", deadline.as_secs())))
-            }
+        if let Ok(end) = tokio::time::timeout(deadline, finished(&mut child)).await {
+            return self.judge(end);
         }
+        // Its children too: they would go on for nobody.
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // One that has just ended needs no end.
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        Err(self.error(&format!("did not end within {} s", deadline.as_secs())))
     }
 
     /// Starts the command and watches it a moment; one that goes on running is taken for the worker itself.

@@ -11,9 +11,6 @@ use std::time::Duration;
 const EARLY_LOOK: Duration = Duration::from_secs(2);
 const LATE_LOOK: Duration = Duration::from_mins(1);
 
-/// Most refused files that are remembered.
-const REFUSED_MAX: usize = 1_000;
-
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) revision: Revision,
@@ -28,7 +25,10 @@ pub(super) struct App {
     looks: BTreeSet<Moment>,
     purging: bool,
     pub(super) purged_files: u32,
+    /// Files that could not be removed, with the reason, until a look no longer names them or they are tried again.
     pub(super) refused: BTreeMap<String, String>,
+    /// The last purge removed nothing.
+    purged_in_vain: bool,
 }
 
 impl App {
@@ -44,17 +44,20 @@ impl App {
             purging: false,
             purged_files: 0,
             refused: BTreeMap::new(),
+            purged_in_vain: false,
         }
     }
 
     /// Follows the attempt. Returns whether it is a new one: what was found before it, also why something cannot be
-    /// restarted, may have been mended meanwhile.
+    /// restarted or removed, may have been mended meanwhile.
     pub(super) fn follow_attempt(&mut self, attempt: Generation, now: Moment) -> bool {
         if attempt <= self.attempt {
             return false;
         }
         self.attempt = attempt;
         self.awaited_since = Some(now);
+        self.refused.clear();
+        self.purged_in_vain = false;
         true
     }
 
@@ -74,6 +77,8 @@ impl App {
             self.awaited_since = None;
         }
         self.view = view.clone();
+        self.refused.retain(|file, _| view.stale_files.contains(file));
+        self.purged_in_vain &= !view.stale_files.is_empty();
         if !view.files_right || view.waiting.is_some() {
             self.right_since = None;
             self.looked_twice = false;
@@ -119,10 +124,15 @@ impl App {
         for file in &result.removed {
             self.view.stale_files.remove(file);
         }
-        if self.refused.len() < REFUSED_MAX {
-            self.refused.extend(result.refused.clone());
+        self.refused.extend(result.refused.clone());
+        let in_vain = result.removed.is_empty();
+        if !in_vain || !self.purged_in_vain {
+            self.looks.extend([EARLY_LOOK, LATE_LOOK].map(|span| now.after(span)));
+        } else if self.looks.is_empty() {
+            // Each try costs full looks: what is refused again and again is tried once a minute.
+            self.looks.insert(now.after(LATE_LOOK));
         }
-        self.looks.extend([EARLY_LOOK, LATE_LOOK].map(|span| now.after(span)));
+        self.purged_in_vain = in_vain;
     }
 
     pub(super) fn look_is_due(&mut self, now: Moment) -> bool {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// How long a unit that the pre-flight refused is left alone before it is asked for again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+/// How long a drained unit that could not be given back is left alone before that is tried again.
+const UNDRAIN_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Slot {
@@ -20,6 +22,8 @@ pub(super) struct Slot {
     pub(super) action: Option<Restart>,
     pub(super) record: SlotRecord,
     refused: Option<(Moment, String)>,
+    /// The slot is not given back before this moment: the last try was in vain.
+    undrain_at: Option<Moment>,
     forget: bool,
     /// When the list of processes behind `view` was taken.
     seen_at: Moment,
@@ -218,6 +222,7 @@ impl Slot {
         true
     }
 
+    /// Gives a drained slot back where its drain is none of `kept`. False where nothing was begun.
     pub(super) fn begin_undrain(
         &mut self,
         id: &SlotId,
@@ -234,6 +239,9 @@ impl Slot {
         if self.view.is_some() && !self.is_outdated() {
             // Somebody else gave it back already.
             self.record.drained = None;
+            return false;
+        }
+        if self.undrain_at.is_some_and(|at| now < at) {
             return false;
         }
         let intent = Intent {
@@ -281,6 +289,10 @@ impl Slot {
             DoneResult::Refused => self.refused = Some((now.after(REFUSED_PAUSE), finished.because.clone())),
             DoneResult::Cancelled | DoneResult::Unproven => {}
         }
+        if intent.task == Task::Undrain {
+            // What stood in its way stands there still; a look may also find the unit up meanwhile.
+            self.undrain_at = (finished.result != DoneResult::Undrained).then(|| now.after(UNDRAIN_PAUSE));
+        }
         self.record.done = Some(Done {
             nonce: intent.nonce,
             result: finished.result,
@@ -290,6 +302,22 @@ impl Slot {
         });
         self.not_before = now;
         vec![Record::IntentOver(id.clone()), Record::Slot(id.clone(), Some(self.record.clone()))]
+    }
+
+    /// Does what is due.
+    pub(super) fn handle_timeout(&mut self, now: Moment) {
+        if let Some(action) = &mut self.action {
+            action.handle_timeout(now);
+        }
+        if self.undrain_at.is_some_and(|at| now >= at) {
+            self.undrain_at = None;
+        }
+    }
+
+    /// Returns when [`Slot::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        let step = self.action.as_ref().and_then(Restart::poll_timeout);
+        step.into_iter().chain(self.undrain_at).min()
     }
 
     /// Says where the slot stands, and what that rests on.

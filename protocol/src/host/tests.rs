@@ -207,13 +207,137 @@ fn a_slot_counts_as_drained_at_once_and_can_be_given_back_before_the_next_look()
     assert_eq!(phases(said(&mut host).0.unwrap()), [Phase::Drained]);
     // Taken back before anything was looked at again: it must be started, not be taken for one that is up.
     host.handle_desired(&desired(2), Moment(9_100));
+    assert_eq!(steps(&mut host), [Step::Start]);
+}
+
+/// Takes all actions; returns the steps.
+fn steps(host: &mut Host) -> Vec<Step> {
     let mut steps = Vec::new();
     while let Some(action) = host.poll_action() {
         if let Action::Step { step, .. } = action {
             steps.push(step);
         }
     }
-    assert_eq!(steps, [Step::Start]);
+    steps
+}
+
+#[test]
+fn an_undrain_that_follows_its_drain_at_once_is_told_from_it() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
+    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+    permit_and_stop(&mut host, &slot);
+    // Taken back while it has work in hand: the drain goes on to its end.
+    host.handle_desired(&desired(2), Moment(1_000));
+    host.handle_ended(&slot, Moment(5_000));
+    assert_eq!(steps(&mut host).last(), Some(&Step::HoldDown));
+    let drain = host.intent(&slot).unwrap().clone();
+    host.handle_held(&slot, Ok(()), Moment(5_010));
+    let undrain = host.intent(&slot).unwrap();
+    assert_eq!((&undrain.task, &undrain.means), (&Task::Undrain, &drain.means));
+    assert_ne!(undrain.nonce, drain.nonce);
+    assert_eq!(steps(&mut host), [Step::Start]);
+}
+
+#[test]
+fn an_undrain_that_failed_is_tried_again_after_a_pause() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
+    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+    permit_and_end(&mut host, &slot);
+    host.handle_held(&slot, Ok(()), Moment(5_000));
+    host.handle_desired(&desired(2), Moment(9_000));
+    assert_eq!(steps(&mut host).last(), Some(&Step::Start));
+    host.handle_started(&slot, Err("start request repeated too quickly".into()), Moment(9_200));
+    let vacant = BTreeMap::from([(slot, Vacancy::Down)]);
+    host.handle_scan(&Scan { begun_at: Moment(9_300), vacant, ..Scan::default() }, Moment(9_400));
+    assert_eq!(steps(&mut host), []);
+    // Its own timers bring it there.
+    let mut begun = Vec::new();
+    while let Some(at) = host.poll_timeout().filter(|at| *at < Moment(60_000)) {
+        host.handle_timeout(at);
+        begun.extend(steps(&mut host).into_iter().map(|step| (at, step)));
+        assert!(host.poll_timeout() > Some(at), "the timer of {at:?} stays due");
+    }
+    assert_eq!(begun, [(Moment(39_200), Step::Start)]);
+}
+
+#[test]
+fn a_unit_that_is_back_is_given_back_although_it_cannot_be_read() {
+    let mut host = host();
+    let unit = other("celery", 7, &[]);
+    let slot = unit.view.slot.clone();
+    host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
+    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
+    permit_and_end(&mut host, &slot);
+    host.handle_held(&slot, Ok(()), Moment(5_000));
+    host.handle_desired(&desired(2), Moment(9_000));
+    host.handle_started(&slot, Ok(()), Moment(9_100));
+    let mut view = other("celery", 8, &[]).view;
+    view.slot = slot.clone();
+    let others = vec![OtherView { view, claims: Vec::new() }];
+    host.handle_scan(&Scan { begun_at: Moment(9_200), others, ..Scan::default() }, Moment(9_300));
+    let mut verified = 0;
+    while let Some(at) = host.poll_timeout().filter(|at| host.intent(&slot).is_some() && *at < Moment(90_000)) {
+        host.handle_timeout(at);
+        if steps(&mut host).contains(&Step::Verify) {
+            verified += 1;
+            host.handle_verified(&slot, Verified::Unknown("reading it took too long".into()), at);
+        }
+    }
+    assert!(verified > 1);
+    let is_drained = |action: Action| match action {
+        Action::Store(records) => records.into_iter().find_map(|record| match record {
+            Record::Slot(_, Some(record)) => Some(record.drained.is_some()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    assert_eq!(std::iter::from_fn(|| host.poll_action()).find_map(is_drained), Some(false));
+}
+
+#[test]
+fn files_that_cannot_be_removed_are_tried_again_soon_and_then_once_a_minute() {
+    let mut host = host();
+    let app = AppName::new("shop").unwrap();
+    let files = BTreeSet::from(["/srv/shop/old.pyc".to_owned()]);
+    let scan = |files: &BTreeSet<String>, at: Moment| {
+        let view = AppView { revision: Revision(1), stale_files: files.clone(), ..AppView::default() };
+        Scan { begun_at: at, full: true, apps: BTreeMap::from([(app.clone(), view)]), ..Scan::default() }
+    };
+    let why = "it is not there as this agent sees files".to_owned();
+    let result = PurgeResult {
+        refused: files.iter().map(|file| (file.clone(), why.clone())).collect(),
+        ..PurgeResult::default()
+    };
+    host.handle_desired(&announced(1), Moment(0));
+    host.handle_scan(&scan(&files, Moment(0)), Moment(0));
+    let (mut at, mut purged) = (Moment(0), Vec::new());
+    while at < Moment(150_000) {
+        while let Some(action) = host.poll_action() {
+            match action {
+                Action::Purge { .. } => {
+                    purged.push(at.0);
+                    host.handle_purged(&app, &result, at);
+                }
+                Action::Look => host.handle_scan(&scan(&files, at), at),
+                _ => {}
+            }
+            assert!(purged.len() < 9, "{purged:?}");
+        }
+        at = host.poll_timeout().unwrap();
+        host.handle_timeout(at);
+    }
+    assert_eq!(purged, [0, 2_000, 60_000, 120_000]);
+    // Somebody else removed it.
+    host.handle_scan(&scan(&BTreeSet::new(), at), at);
+    host.handle_timeout(Moment(at.0 + 3_000));
+    let waiting = said(&mut host).0.unwrap().apps[&app].waiting.clone();
+    assert!(!waiting.unwrap_or_default().contains("could not be removed"));
 }
 
 #[test]
