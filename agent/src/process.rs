@@ -111,6 +111,16 @@ pub enum Supervisor {
     None,
 }
 
+impl Supervisor {
+    /// Tells whether it takes an order to stop a unit and to keep it down.
+    pub fn can_stop(&self) -> bool {
+        match self {
+            Self::Systemd { .. } | Self::Supervisord { .. } => true,
+            Self::Other { .. } | Self::None => false,
+        }
+    }
+}
+
 /// One Python process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -149,6 +149,9 @@ pub struct Plan {
     pub drain: Option<StopSignal>,
     /// Whether it comes back once it has ended.
     pub back: BringsBack,
+    /// What the configuration starts it with where no supervisor does, also where it usually reloads itself.
+    #[serde(default)]
+    pub start: Option<StartCommand>,
     /// The supervisor's limit on starts.
     pub start_limit: Option<StartLimit>,
     /// What is worth a word.
@@ -159,6 +162,14 @@ impl Plan {
     /// Tells whether the root itself ends; false for a reload in place.
     pub fn ends_root(&self) -> bool {
         self.means != Means::Hup
+    }
+
+    /// Returns the command that starts it, where no supervisor does.
+    pub(crate) fn start_command(&self) -> Option<&StartCommand> {
+        match &self.means {
+            Means::StartCommand { command, .. } => Some(command),
+            _ => self.start.as_ref(),
+        }
     }
 
     /// Tells whether a drained unit could be given back.

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Where Debian keeps the programs themselves, before they change their user.
@@ -41,6 +42,9 @@ fn prefixed(prefix: &[String], program: &str) -> Command {
     command
 }
 
+/// Held by the one that starts.
+static STARTS: Mutex<()> = Mutex::new(());
+
 impl RabbitMq {
     /// Starts it with its data in `dir`, and waits until both roles can log in.
     pub(crate) fn start(dir: &Path) -> Self {
@@ -49,6 +53,8 @@ impl RabbitMq {
 
     /// The same at another address, where it is reached with `prefix` before a command line.
     pub(crate) fn start_at(dir: &Path, address: &'static str, prefix: Vec<String>) -> Self {
+        // A start takes a processor for many seconds: side by side they keep the tests beside them waiting.
+        let _one_at_a_time = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         fs::create_dir_all(dir).expect("a directory");
         fs::write(dir.join("plugins"), "[].").expect("a list of plugins");
         fs::write(dir.join("rabbitmq.conf"), "loopback_users = none\n").expect("a configuration");

@@ -141,7 +141,17 @@ impl Acts {
             return;
         };
         let hands = Arc::clone(&self.hands);
-        tasks.spawn(async move { do_step(&hands, &act, slot, step, now).await });
+        // A supervisor starts nothing twice. A command does, and the agent may have been killed after it was run.
+        let looks_first = step == Step::Start && act.plan.start_command().is_some();
+        let surveyor = looks_first.then(|| Arc::clone(&self.surveyor));
+        tasks.spawn(async move {
+            if let Some(surveyor) = surveyor
+                && is_up_again(&surveyor, &act.plan, &asked).await
+            {
+                return Input::Started(slot, Ok(()));
+            }
+            do_step(&hands, &act, slot, step, now).await
+        });
     }
 
     /// Returns what was begun for this very action, or takes it up anew. The end of a drain and the beginning of its
@@ -363,6 +373,13 @@ fn still_stale<'a>(survey: &Survey, intent: &Intent, apps: impl Iterator<Item = 
         }
     }
     Ok(())
+}
+
+/// Tells whether the slot has a new life already. What cannot be looked at is taken to be down: it was told to end.
+async fn is_up_again(surveyor: &Mutex<Surveyor>, plan: &Plan, asked: &Asked) -> bool {
+    let survey = surveyor.lock().await.survey(asked).await;
+    let is_new = |unit: &Unit| unit.slot == plan.slot && unit.root().is_some_and(|root| root.identity != plan.root);
+    survey.is_ok_and(|survey| survey.units.iter().any(is_new))
 }
 
 async fn do_step(hands: &Hands, act: &Act, slot: SlotId, step: Step, now: Moment) -> Input {

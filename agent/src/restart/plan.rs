@@ -37,8 +37,10 @@ impl Hands {
     /// [`Refusal`] with what would change it.
     pub async fn plan_drain(&self, unit: &Unit, facts: &UnitFacts, config: &[UnitConfig]) -> Result<Plan, Refusal> {
         let plan = self.plan_any(unit, facts, config).await?;
-        if let (Some(signal), Some(root)) = (plan.drain, unit.root()) {
-            check_caught(root, signal)?;
+        match (plan.drain, unit.root()) {
+            (Some(signal), Some(root)) => check_caught(root, signal)?,
+            (None, _) if !unit.supervisor.can_stop() => return Err(Refusal::NothingEndsIt),
+            _ => {}
         }
         Ok(plan)
     }
@@ -71,6 +73,7 @@ impl Hands {
             },
             drain: way.drain,
             back: BringsBack::WhenAsked,
+            start: None,
             start_limit: None,
             notes: std::mem::take(&mut way.notes),
         };
@@ -133,8 +136,8 @@ fn alone(plan: &mut Plan, why: String, way: &Way, unit: &Unit, config: &[UnitCon
     let command = config.iter().filter(|entry| entry.fits(unit)).find_map(UnitConfig::start_command);
     match (command, way.act) {
         (Some(command), Act::End(signal)) => plan.means = Means::StartCommand { signal, command },
-        // The command is there for a drain that is taken back, and for a reload that fails.
-        (Some(_), Act::Reload(_)) => {}
+        // For a drain that is taken back.
+        (Some(command), Act::Reload(_)) => plan.start = Some(command),
         (None, act) => {
             plan.back = BringsBack::Never { why };
             if matches!(act, Act::Reload(_)) {

@@ -17,6 +17,12 @@ pub enum Refusal {
         /// Who was looked for.
         why: String,
     },
+    /// A drain would end nothing.
+    #[error(
+        "cannot drain: no signal makes it finish its work and end, and no supervisor is there to stop it; run it under \
+         systemd or supervisord, or stop it by hand"
+    )]
+    NothingEndsIt,
     /// Its supervisor cannot be asked.
     #[error("cannot restart: {why}")]
     Supervisor {

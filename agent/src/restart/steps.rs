@@ -96,7 +96,7 @@ impl Hands {
     /// # Errors
     /// [`StepError`] where it could not be asked for. Success proves nothing: the new processes do.
     pub async fn start(&self, plan: &Plan, now: Moment) -> Result<Told, StepError> {
-        if let Means::StartCommand { command, .. } = &plan.means {
+        if let Some(command) = plan.start_command() {
             if proc::is_alive(&plan.root) {
                 return Err(still_up(plan, "its old process has not ended"));
             }
@@ -155,7 +155,7 @@ impl Hands {
     /// # Errors
     /// [`StepError::ComesBack`] where it is up again or its supervisor does not take the order.
     pub async fn hold_down(&self, plan: &Plan) -> Result<Told, StepError> {
-        if matches!(plan.supervisor, Supervisor::None | Supervisor::Other { .. }) {
+        if !plan.supervisor.can_stop() {
             return Ok(Told::Already);
         }
         let told = match supervisor::stop(&self.reach, &plan.supervisor).await {
@@ -179,7 +179,7 @@ impl Hands {
     /// # Errors
     /// [`StepError`] where nobody takes the order.
     pub async fn release(&self, plan: &Plan, now: Moment) -> Result<Told, StepError> {
-        if let Means::StartCommand { command, .. } = &plan.means {
+        if let Some(command) = plan.start_command() {
             command.start().await?;
             return Ok(Told::Asked);
         }

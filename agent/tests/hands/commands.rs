@@ -64,6 +64,38 @@ async fn a_configured_command_brings_it_back() {
 }
 
 #[tokio::test]
+async fn what_usually_reloads_itself_is_given_back_by_its_command() {
+    let handler = HANDLER.replace("time;", "time; signal.signal(1, lambda *_: None);");
+    let mut running = Running::start(Command::new("python3").args(["-c", &handler]));
+    catches_term(running.pid()).await;
+    let unit = unit(running.pid(), Kind::Gunicorn, Supervisor::None);
+    let facts = UnitFacts { root_holds: Some(false), ..UnitFacts::of(&unit) };
+    let scratch = Scratch::new();
+    let script = format!("python3 -c '{HANDLER}' & echo $! > {}", scratch.path.join("pid").display());
+    let hands = Hands::default();
+    let plan = hands.plan_drain(&unit, &facts, &[config(&unit, &["/bin/sh", "-c", &script])]).await.unwrap();
+    assert!(plan.means == Means::Hup && plan.can_be_given_back());
+    let hold = Hold::take(&unit).unwrap();
+    hands.drain(&plan, &hold).unwrap();
+    hold.ended().await;
+    running.reap();
+    hands.release(&plan, at(1)).await.unwrap();
+    let new = eventually("the new one is up", async || scratch.read("pid").trim().parse().ok().map(Pid)).await;
+    signal(new, rustix::process::Signal::KILL);
+}
+
+#[tokio::test]
+async fn what_no_signal_and_no_supervisor_ends_is_not_drained() {
+    let handler = HANDLER.replace("time;", "time; signal.signal(1, lambda *_: None);");
+    let running = Running::start(Command::new("python3").args(["-c", &handler]));
+    catches_term(running.pid()).await;
+    let unit = unit(running.pid(), Kind::Uwsgi, Supervisor::None);
+    let plan = Hands::default().plan_drain(&unit, &UnitFacts::of(&unit), &[]).await;
+    assert_eq!(plan, Err(Refusal::NothingEndsIt));
+    assert!(is_alive(running.pid()));
+}
+
+#[tokio::test]
 async fn a_command_that_fails_or_hangs_says_so() {
     let command = |script: &str| StartCommand {
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],

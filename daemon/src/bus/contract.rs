@@ -9,7 +9,7 @@ use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::HostName;
 
 /// How long anything may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often what may be lost is said again.
 const AGAIN: Duration = Duration::from_millis(500);
 

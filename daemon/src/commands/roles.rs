@@ -4,6 +4,7 @@ mod agent;
 mod bus;
 mod disk;
 mod evidence;
+mod manifests;
 mod pump;
 
 pub(super) use agent::AgentPart;

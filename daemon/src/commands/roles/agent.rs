@@ -1,6 +1,7 @@
 //! The agent of this host, as a part of a process: its store, its driver, and the pump between that and a bus.
 
 use super::super::parts;
+use super::manifests::Kept;
 use super::{MESSAGES_MAX, disk, pump};
 use crate::bus::ends::AgentEnd;
 use crate::bus::envelope::Seal;
@@ -26,6 +27,7 @@ pub(in crate::commands) struct AgentPart {
     pub(in crate::commands) config: driver::Config,
     disk: disk::AgentDisk,
     wire: (AgentEnd, Seal),
+    manifests: Kept,
     seen: watch::Sender<Arc<Survey>>,
 }
 
@@ -44,7 +46,7 @@ impl AgentPart {
         let disk = disk::AgentDisk::open(state.open(Which::Agent)?)?;
         let config = agent_config(config, roots, host, &disk)?;
         let (seen, _) = watch::channel(Arc::new(Survey::default()));
-        Ok(Self { config, disk, wire, seen })
+        Ok(Self { config, disk, wire, manifests: Kept::below(state.path()), seen })
     }
 
     /// Returns what it sees.
@@ -53,10 +55,10 @@ impl AgentPart {
     }
 
     pub(super) fn start(self, set: &mut JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken) {
-        let Self { config, disk, wire, seen } = self;
+        let Self { config, disk, wire, manifests, seen } = self;
         let (incoming, agent_incoming) = mpsc::channel(MESSAGES_MAX);
         let (agent_outgoing, outgoing) = mpsc::channel(MESSAGES_MAX);
-        set.spawn(pump::run(wire, config.host.clone(), incoming, outgoing, shutdown.clone()));
+        set.spawn(pump::run(wire, (config.host.clone(), manifests), incoming, outgoing, shutdown.clone()));
         set.spawn(driven(config, disk, agent_incoming, agent_outgoing, seen, shutdown.clone()));
     }
 }

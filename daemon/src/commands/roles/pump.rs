@@ -2,6 +2,7 @@
 //!
 //! What makes no sense, is not signed by whom it should be, or is for somebody else is skipped and counted.
 
+use super::manifests::Kept;
 use crate::bus::ends::{AgentEnd, FromAgent, Link, ToAgent};
 use crate::bus::envelope::{Channel, Encoded, Rejected, Seal};
 use serde::de::DeserializeOwned;
@@ -21,12 +22,12 @@ use unstale_protocol::message::{Permit, Report, Upward};
 /// None: a bus never fails, it only loses messages.
 pub(super) async fn run(
     (mut bus, seal): (AgentEnd, Seal),
-    host: HostName,
+    (host, kept): (HostName, Kept),
     incoming: mpsc::Sender<Incoming>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut post = Post { seal, host };
+    let mut post = Post { seal, host, kept };
     let mut keys_due = post.seal.keys_due();
     loop {
         let message = tokio::select! {
@@ -36,12 +37,14 @@ pub(super) async fn run(
             },
             message = outgoing.recv() => {
                 let Some(message) = message else { return Ok(()) };
-                if let Some(message) = post.close(&message)
+                let kept = post.kept(&message);
+                if kept.is_none()
+                    && let Some(message) = post.close(&message)
                     && bus.send(message).is_err()
                 {
                     return Ok(());
                 }
-                None
+                kept
             }
             () = keys_due.tick() => {
                 post.seal.refresh();
@@ -61,6 +64,7 @@ pub(super) async fn run(
 struct Post {
     seal: Seal,
     host: HostName,
+    kept: Kept,
 }
 
 impl Post {
@@ -96,7 +100,16 @@ impl Post {
             self.seal.reject(Channel::Manifest, Rejected::Digest);
             return None;
         }
-        self.parse(Channel::Manifest, &opened.payload)
+        let manifest = self.parse(Channel::Manifest, &opened.payload)?;
+        self.kept.write(digest, &opened.payload);
+        Some(manifest)
+    }
+
+    /// Answers a question from what is kept: a digest says all that a signature would.
+    fn kept(&self, message: &Outgoing) -> Option<Incoming> {
+        let Outgoing::WantManifest(digest) = message else { return None };
+        let manifest = serde_json::from_str(&self.kept.read(*digest)?).ok()?;
+        Some(Incoming::Manifest(*digest, Arc::new(manifest)))
     }
 
     fn read<T: DeserializeOwned>(&mut self, channel: Channel, envelope: &Encoded) -> Option<T> {
@@ -140,7 +153,26 @@ mod tests {
     use serde_json::json;
 
     fn post() -> Post {
-        Post { seal: Seal::bare(FleetName::new("default").unwrap()), host: HostName::new("web-1").unwrap() }
+        below(std::path::Path::new("/proc/nonexistent"))
+    }
+
+    fn below(state: &std::path::Path) -> Post {
+        let seal = Seal::bare(FleetName::new("default").unwrap());
+        Post { seal, host: HostName::new("web-1").unwrap(), kept: Kept::below(state) }
+    }
+
+    #[test]
+    fn a_manifest_that_was_taken_is_there_for_the_next_life() {
+        let state = tempfile::tempdir().unwrap();
+        let mut first = below(state.path());
+        let text = serde_json::to_string(&Manifest::default()).unwrap();
+        let digest = Fingerprint::of_bytes(text.as_bytes());
+        assert!(first.kept(&Outgoing::WantManifest(digest)).is_none());
+        let envelope = first.seal.close(Channel::Manifest, &text).unwrap();
+        assert!(first.open(ToAgent::Manifest(digest, envelope)).is_some());
+        let next = below(state.path());
+        assert!(matches!(next.kept(&Outgoing::WantManifest(digest)), Some(Incoming::Manifest(of, _)) if of == digest));
+        assert!(next.kept(&Outgoing::WantManifest(Fingerprint::of_bytes(b"other"))).is_none());
     }
 
     fn permit(host: &str) -> String {
