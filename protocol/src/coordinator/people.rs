@@ -169,9 +169,7 @@ impl Coordinator {
                 known => {
                     // What its host said of the one that was given up must not be taken for a word on this one.
                     if let Some(old) = known {
-                        self.drains.remove(&old);
-                        self.released.insert(old.clone());
-                        records.push(Record::Drain(old, None));
+                        records.push(self.release(old));
                     }
                     let Ok(id) = DrainId::new(self.drain_name()) else { continue };
                     id
@@ -197,6 +195,13 @@ impl Coordinator {
         format!("drain-{}-{}", self.version.epoch, self.next_drain)
     }
 
+    /// Lets go of a drain, and of what its host may still say of it. Returns what is to be kept of that.
+    fn release(&mut self, id: DrainId) -> Record {
+        self.drains.remove(&id);
+        self.released.insert(id.clone());
+        Record::Drain(id, None)
+    }
+
     /// Tells whether its host has said that the drain failed or was refused, and does nothing for it now.
     fn has_given_up(&self, id: &DrainId, drain: &DrainRecord) -> bool {
         let report = self.hosts.get(&drain.host).and_then(|host| host.report.as_ref());
@@ -215,12 +220,12 @@ impl Coordinator {
     /// [`Refused::NoDrain`], [`Refused::NotLeader`].
     pub fn handle_undrain(&mut self, id: &DrainId, now: Moment) -> Result<(), Refused> {
         self.must_lead(now)?;
-        if self.drains.remove(id).is_none() {
+        if !self.drains.contains_key(id) {
             return Err(Refused::NoDrain(id.clone()));
         }
-        self.released.insert(id.clone());
+        let record = self.release(id.clone());
         self.next_generation();
-        self.publish(vec![Record::Drain(id.clone(), None)]);
+        self.publish(vec![record]);
         self.review(now);
         Ok(())
     }
@@ -245,11 +250,7 @@ impl Coordinator {
         if drains.is_empty() {
             self.actions.push_back(Action::Store(records));
         } else {
-            for id in drains {
-                self.drains.remove(&id);
-                self.released.insert(id.clone());
-                records.push(Record::Drain(id, None));
-            }
+            records.extend(drains.into_iter().map(|id| self.release(id)));
             self.next_generation();
             self.publish(records);
         }

@@ -241,8 +241,8 @@ fn an_undrain_that_follows_its_drain_at_once_is_told_from_it() {
     assert_eq!(steps(&mut host), [Step::Start]);
 }
 
-#[test]
-fn an_undrain_that_failed_is_tried_again_after_a_pause() {
+/// A host whose one unit was drained by hand.
+fn drained() -> (Host, SlotId) {
     let mut host = host();
     let unit = other("celery", 7, &[]);
     let slot = unit.view.slot.clone();
@@ -250,6 +250,12 @@ fn an_undrain_that_failed_is_tried_again_after_a_pause() {
     host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
     permit_and_end(&mut host, &slot);
     host.handle_held(&slot, Ok(()), Moment(5_000));
+    (host, slot)
+}
+
+#[test]
+fn an_undrain_that_failed_is_tried_again_after_a_pause() {
+    let (mut host, slot) = drained();
     host.handle_desired(&desired(2), Moment(9_000));
     assert_eq!(steps(&mut host).last(), Some(&Step::Start));
     host.handle_started(&slot, Err("start request repeated too quickly".into()), Moment(9_200));
@@ -268,13 +274,7 @@ fn an_undrain_that_failed_is_tried_again_after_a_pause() {
 
 #[test]
 fn a_unit_that_is_back_is_given_back_although_it_cannot_be_read() {
-    let mut host = host();
-    let unit = other("celery", 7, &[]);
-    let slot = unit.view.slot.clone();
-    host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
-    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
-    permit_and_end(&mut host, &slot);
-    host.handle_held(&slot, Ok(()), Moment(5_000));
+    let (mut host, slot) = drained();
     host.handle_desired(&desired(2), Moment(9_000));
     host.handle_started(&slot, Ok(()), Moment(9_100));
     let mut view = other("celery", 8, &[]).view;
