@@ -161,7 +161,10 @@ pub async fn run(
     loop {
         while let Some(action) = host.poll_action() {
             match action {
-                Action::Store(records) => disk.commit(&records)?,
+                Action::Store(records) => {
+                    disk.commit(&records)?;
+                    act::log_ends(&records);
+                }
                 Action::Report(report) => send(&outgoing, Upward::Report(report)),
                 Action::Ask(ask) => send(&outgoing, Upward::Ask(ask)),
                 Action::Look => looks.ask_full(),

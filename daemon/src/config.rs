@@ -334,9 +334,12 @@ impl Config {
             if unit.slot.is_none() && unit.command.is_empty() {
                 return Err("every `[[units]]` needs a `slot` or a `command`".to_owned());
             }
-            let program = |words: &[String]| words.first().is_none_or(|word| word.starts_with('/'));
-            if !program(&unit.start) || !program(&unit.preflight) {
-                return Err(format!("the programs of `[[units]]` must be absolute paths: {:?}", unit.slot));
+            for (key, words) in [("start", &unit.start), ("preflight", &unit.preflight)] {
+                if let Some(program) = words.first().filter(|word| !word.starts_with('/')) {
+                    return Err(format!(
+                        "`{key}` of `[[units]]` must begin with an absolute path, not with {program:?}"
+                    ));
+                }
             }
         }
         Ok(())
@@ -423,7 +426,10 @@ mod tests {
         check("[apps.shop]\nroots = [\"app\"]", "absolute");
         check("[apps.\"a b\"]", "a b");
         check("[[units]]\nstart = [\"/bin/x\"]", "slot");
-        check("[[units]]\nslot = \"x\"\nstart = [\"x\"]", "absolute");
+        check(
+            "[[units]]\nslot = \"x\"\nstart = [\"sleep\", \"1\"]",
+            "`start` of `[[units]]` must begin with an absolute path, not with \"sleep\"",
+        );
         check("[bus]\nurl = \"kafka://x\"", "kafka");
         check("[agent]\nscan_intervall = \"2s\"", "line 2, column 1: ");
         check("# \u{e4}\n[agent]\nallow = [\"purge\", \"kill\"]", "line 3, column ");

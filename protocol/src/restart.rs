@@ -366,7 +366,9 @@ impl Restart {
             }
             State::Starting { deadline } if now >= deadline => {
                 let limit = self.policy.start_timeout.as_secs();
-                self.finish(DoneResult::Failed, format!("it did not come back within {limit} s"), true);
+                let why =
+                    "no unit is up in its slot (a unit with another command line, user or supervisor is in another)";
+                self.finish(DoneResult::Failed, format!("it did not come back within {limit} s: {why}"), true);
             }
             State::Surviving { root, until } if now >= until => {
                 let deadline = now.after(self.policy.verify_timeout);

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use unstale_protocol::host::{Host, PurgeResult, Record};
+use unstale_protocol::host::{Host, PurgeResult, Record, SlotRecord};
 use unstale_protocol::ids::{AppName, ProcessIdentity, SlotId};
-use unstale_protocol::message::{Nonce, Purpose};
+use unstale_protocol::message::{Done, DoneResult, Nonce, Purpose};
 use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -175,9 +175,6 @@ impl Acts {
                 if let Some((nonce, act)) = act {
                     self.under_way.insert(slot.clone(), (nonce, Arc::new(*act)));
                 }
-                if let Err(why) = &answer {
-                    tracing::warn!(%slot, error = %why, "not begun");
-                }
                 host.handle_preflight(&slot, answer, now);
             }
             Input::Stopped(slot, answer) => host.handle_stopped(&slot, answer, now),
@@ -189,6 +186,28 @@ impl Acts {
             Input::Surveyed(..) => {}
         }
         self.under_way.retain(|slot, _| host.intent(slot).is_some());
+    }
+}
+
+/// Logs the actions that `records` end, one line each.
+pub(super) fn log_ends(records: &[Record]) {
+    let is_over =
+        |slot: &SlotId| records.iter().any(|record| matches!(record, Record::IntentOver(over) if over == slot));
+    for record in records {
+        let Record::Slot(slot, Some(SlotRecord { done: Some(done), .. })) = record else { continue };
+        if !is_over(slot) {
+            continue;
+        }
+        let Done { because, elapsed_ms, .. } = done;
+        match done.result {
+            DoneResult::Restarted => tracing::info!(%slot, because, elapsed_ms, "restarted"),
+            DoneResult::Drained => tracing::info!(%slot, because, elapsed_ms, "drained"),
+            DoneResult::Undrained => tracing::info!(%slot, because, elapsed_ms, "given back"),
+            DoneResult::Cancelled => tracing::info!(%slot, because, elapsed_ms, "called back"),
+            DoneResult::Refused => tracing::warn!(%slot, because, elapsed_ms, "not begun"),
+            DoneResult::Failed => tracing::warn!(%slot, because, elapsed_ms, "failed"),
+            DoneResult::Unproven => tracing::warn!(%slot, because, elapsed_ms, "back, but not proven"),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::{
     Hands, Means, Plan, Refusal, StartLimit, StopSignal, Trap, UnitConfig, UnitFacts, celery, gunicorn, hand, other,
     proc,
 };
+use crate::display::escape;
 use crate::process::{Kind, Process, Unit};
 use crate::supervisor::supervisord::{Program, State};
 use crate::supervisor::systemd::{KillMode, Restart, Service};
@@ -16,6 +17,8 @@ use unstale_protocol::ids::Pid;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How many of them.
 const LOOKS: usize = 3;
+/// Most of a command line that is told.
+const SHOWN_MAX_CHARS: usize = 200;
 
 impl Hands {
     /// Decides how `unit` would be restarted. Nothing is touched.
@@ -139,12 +142,22 @@ fn alone(plan: &mut Plan, why: String, way: &Way, unit: &Unit, config: &[UnitCon
         // For a drain that is taken back.
         (Some(command), Act::Reload(_)) => plan.start = Some(command),
         (None, act) => {
-            plan.back = BringsBack::Never { why };
+            plan.back = BringsBack::Never { why: why + &unfit(unit, config) };
             if matches!(act, Act::Reload(_)) {
                 plan.notes.push(Trap::NobodyIfItEnds);
             }
         }
     }
+}
+
+/// Says what `unit` looks like to `[[units]]`, where somebody wrote start commands and none of them is for it.
+fn unfit(unit: &Unit, config: &[UnitConfig]) -> String {
+    let Some(root) = unit.root().filter(|_| config.iter().any(|entry| !entry.start.is_empty())) else {
+        return String::new();
+    };
+    let command: String = escape::command(&root.command).chars().take(SHOWN_MAX_CHARS).collect();
+    let (slot, user) = (&unit.slot, escape::terminal(&root.user));
+    format!(", and no start command of `[[units]]` fits slot `{slot}`, user `{user}`, command `{command}`")
 }
 
 fn under_systemd(plan: &mut Plan, service: &Service, way: &Way, unit: &Unit) -> Result<(), Refusal> {

@@ -38,7 +38,9 @@ async fn what_nothing_brings_back_is_left_alone() {
     let nameless = UnitConfig { command: Vec::new(), ..config(&unit, &["true"]) };
     let stranger = UnitConfig { user: Some("nobody".to_owned()), ..config(&unit, &["true"]) };
     for config in [other, nameless, stranger] {
-        assert!(Hands::default().plan(&unit, &facts, &[config]).await.is_err());
+        let why = Hands::default().plan(&unit, &facts, &[config]).await.unwrap_err().to_string();
+        assert!(why.contains("no start command of `[[units]]` fits slot `"), "{why}");
+        assert!(why.contains(&format!("command `{} -c ", unit.processes[0].command[0])), "{why}");
     }
     assert!(is_alive(running.pid()));
 }

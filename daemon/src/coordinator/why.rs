@@ -358,7 +358,9 @@ fn next(slot: &SlotReport, has_permit: bool) -> Option<String> {
             Cure::WaitForSource => "goes on by itself when the new source is there",
             Cure::Deploy => "ends with the process: deploy the new image",
             Cure::None => return None,
-            Cure::Purge | Cure::Restart | Cure::PurgeThenRestart => "its agent asks for leave",
+            Cure::Purge | Cure::Restart | Cure::PurgeThenRestart => {
+                "its agent asks for leave once nothing stands in the way"
+            }
         },
     };
     Some(text.to_owned())

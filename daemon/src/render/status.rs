@@ -249,10 +249,12 @@ fn matrix(state: &StatusHostApp) -> String {
     if state.converged {
         parts.insert(0, style::good("converged"));
     }
-    if let Some(waiting) = &state.waiting {
-        parts.push(format!("({})", plain(waiting)));
+    match (&state.waiting, parts.is_empty()) {
+        (None, true) => "no unit".to_owned(),
+        (None, false) => parts.join(", "),
+        (Some(waiting), true) => format!("({})", plain(waiting)),
+        (Some(waiting), false) => format!("{} ({})", parts.join(", "), plain(waiting)),
     }
-    if parts.is_empty() { "no unit".to_owned() } else { parts.join(", ") }
 }
 
 /// Tells whether a drain still has to end.
