@@ -125,7 +125,7 @@ pub(crate) enum Command {
 /// `unstale state …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
-    /// Print the store of the coordinator and the agent as JSON.
+    /// Print the store of a coordinator and an agent that do not run now, as JSON.
     #[command(after_help = EXIT_CODES)]
     Dump(StateDumpArgs),
 }

@@ -14,9 +14,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use unstale_protocol::fingerprint::Salt;
-use unstale_protocol::ids::{AppName, HostName, Incarnation, PoolName, Revision, SlotId, UnitId, Version};
-use unstale_protocol::message::{AppReport, OtherUnit, PoolReport, Report, UnitCounts, Upward};
+use unstale_protocol::ids::{
+    AppName, HostName, Incarnation, Pid, PoolName, ProcessIdentity, Revision, SlotId, UnitId, Version,
+};
+use unstale_protocol::message::{AppReport, Phase, PoolReport, Report, SlotJudgement, SlotReport, UnitCounts, Upward};
 use unstale_protocol::time::Moment;
+use unstale_protocol::verdict::{Cure, Verdict};
 
 /// Hosts that report at once, and how many a coordinator's memory is stated for.
 const REPORTING: usize = 10_000;
@@ -52,20 +55,26 @@ fn place(dir: &Path) -> KeyPlace {
 fn report(host: HostName) -> Report {
     let app = AppName::new("shop").unwrap();
     let slot = |number: usize| SlotId::new(format!("celery/systemd/shop@{number}.service")).unwrap();
-    let others = (0..2).map(|number| OtherUnit {
+    let pools = ["shop/celery/shop", "shop/celery/mail"].map(|pool| PoolName::new(pool).unwrap());
+    let judgement = SlotJudgement { verdict: Verdict::Fresh, cure: Cure::None };
+    let slots = (0..4).map(|number| SlotReport {
         slot: slot(number),
-        unit: UnitId::new(format!("celery:{number}")).unwrap(),
-        identity: unstale_protocol::ids::ProcessIdentity {
-            pid: unstale_protocol::ids::Pid(4_000),
-            start_ticks: 1,
+        unit: Some(UnitId::new(format!("celery:{}", 4_000 + number)).unwrap()),
+        last_unit: None,
+        identity: Some(ProcessIdentity {
+            pid: Pid(u32::try_from(4_000 + number).unwrap()),
+            start_ticks: 1_234_567,
             pid_namespace: 4_026_531_836,
-        },
-        bystander: false,
-        claims: Vec::new(),
+        }),
+        pools: [pools[number % 2].clone()].into(),
+        apps: [(app.clone(), judgement)].into(),
+        phase: Phase::Up,
+        because: String::new(),
+        done: None,
     });
+    let slots = slots.collect();
     let units = UnitCounts { fresh: 4, ..UnitCounts::default() };
     let of_app = AppReport { revision: Revision(1), converged: true, units, ..AppReport::default() };
-    let pools = ["shop/celery/shop", "shop/celery/mail"];
     Report {
         host,
         incarnation: Incarnation { counter: 1, random: Salt([1; 16]) },
@@ -78,10 +87,10 @@ fn report(host: HostName) -> Report {
         leaving: false,
         scanned: true,
         apps: [(app, of_app)].into(),
-        pools: pools.map(|pool| (PoolName::new(pool).unwrap(), PoolReport { total: 2, unavailable: 0 })).into(),
-        slots: Vec::new(),
+        pools: pools.map(|pool| (pool, PoolReport { total: 2, unavailable: 0 })).into(),
+        slots,
         omitted: 0,
-        others: others.collect(),
+        others: Vec::new(),
         others_omitted: 0,
         rejected: BTreeMap::new(),
         probes: BTreeMap::new(),
