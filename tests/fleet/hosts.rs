@@ -90,3 +90,46 @@ fn a_second_coordinator_stands_by_and_finishes_what_the_first_one_began() {
     );
     fleet.assert_each_was_restarted_once_and_one_at_a_time();
 }
+
+/// The streams of a Redis that carry envelopes.
+const STREAMS: [&str; 4] = [
+    "unstale:{default}:desired",
+    "unstale:{default}:reports",
+    "unstale:{default}:permit:web-1",
+    "unstale:{default}:permit:web-2",
+];
+
+/// Everything that lies in a stream, the oldest first.
+fn envelopes(fleet: &Fleet, stream: &str) -> Vec<String> {
+    let said = fleet.bus.redis(&["XRANGE", stream, "-", "+"]);
+    said.lines().filter(|line| line.starts_with('{')).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_was_truly_said_once_changes_nothing_when_it_is_said_again() {
+    let mut kept = Vec::new();
+    let mut fleet = rolls_out(Fleet::start(&HOSTS), |fleet| {
+        kept.extend(STREAMS.map(|stream| (stream, envelopes(fleet, stream))));
+    });
+    let of = |stream: usize| kept[stream].1.len();
+    assert!(of(0) > 0 && of(1) > 1 && of(2) + of(3) > 0, "desired, reports and a permit were kept: {kept:?}");
+    let seen = |status: &serde_json::Value| (status["generation"].clone(), status["apps"].clone());
+    let (before, last) = (seen(&fleet.status()), envelopes(&fleet, STREAMS[0]).pop());
+    for (stream, envelopes) in &kept {
+        for envelope in envelopes {
+            fleet.bus.add(stream, envelope);
+        }
+    }
+    // The leader sees an older word lie on top, and says its own again.
+    let top = || envelopes(&fleet, STREAMS[0]).pop();
+    eventually("the last word is on top again", 60, top, |top| *top == last);
+    for index in 0..HOSTS.len() {
+        fleet.kill_agent(index);
+    }
+    let is_right = |host: &serde_json::Value| {
+        host["reported_ms_ago"].as_u64() < Some(10_000) && host["apps"]["shop"]["converged"] == true
+    };
+    fleet.wait_for("both hosts report again", |status| array(status, "hosts").iter().all(is_right));
+    assert_eq!(seen(&fleet.status()), before, "{:#}", fleet.status());
+    fleet.assert_each_was_restarted_once_and_one_at_a_time();
+}
