@@ -11,7 +11,7 @@ mod supervisor;
 mod units;
 
 pub use command::app_packages;
-pub(crate) use command::serves_its_parent;
+pub(crate) use command::{Nature, recognise, serves_its_parent};
 pub(crate) use supervisor::own as own_supervisor;
 pub use units::Unnamed;
 
@@ -19,7 +19,6 @@ use crate::child;
 use crate::process::{Process, Unit};
 use crate::procfs::{self, Facts, Interpreter, Stat};
 use crate::reader::Reader;
-use command::Nature;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
@@ -301,9 +300,7 @@ fn is_python(facts: &Facts) -> bool {
         Interpreter::Yes => true,
         Interpreter::No => false,
         // Somebody else's: its command line is all there is, and a title hides the interpreter.
-        Interpreter::Unreadable => {
-            !matches!(command::recognise(&facts.command), Nature::Worker(crate::process::Kind::Python))
-        }
+        Interpreter::Unreadable => !matches!(recognise(&facts.command), Nature::Worker(crate::process::Kind::Python)),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod act;
 mod looks;
+mod verify;
 
 pub use crate::survey::Allow;
 
@@ -113,6 +114,7 @@ pub(crate) enum Input {
     Ended(SlotId),
     Started(SlotId, Result<(), String>),
     Held(SlotId, Result<(), String>),
+    NewLife(SlotId, String),
     Verified(SlotId, Verified, Option<(Moment, Arc<Survey>)>),
     Purged(AppName, PurgeResult),
 }

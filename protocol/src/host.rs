@@ -14,7 +14,7 @@ pub use input::{
 
 use crate::ids::{AppName, DrainId, HostName, Incarnation, SlotId, Version};
 use crate::message::{
-    Ask, Desired, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
+    Ask, Desired, DesiredApp, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
 };
 use crate::restart::{Action as Step, Cleared, Intent, IntentPhase, Restart, RestartPolicy, Task, Verified};
 use crate::time::Moment;
@@ -196,6 +196,7 @@ impl Host {
         }
         self.unsupported = None;
         self.forget_other_contents(desired);
+        let changed = self.changed_apps(desired);
         self.desired = desired.clone();
         self.probes.retain(|id, _| desired.probes.iter().any(|probe| probe.id == *id));
         self.actions.push_back(Action::Store(vec![Record::Desired(desired.clone())]));
@@ -203,8 +204,10 @@ impl Host {
         self.ask_at = self.ask_at.map(|_| now);
         self.follow_desired_apps(now);
         let aborted: BTreeSet<_> = self.apps_in(Mode::Abort);
+        let drains: BTreeSet<DrainId> = self.drains_here().map(|drain| drain.id.clone()).collect();
         for slot in self.slots.values_mut() {
             slot.abort_for(&aborted, now);
+            slot.call_back(&changed, &drains, now);
         }
         self.actions.push_back(Action::Look);
         self.report_at = now;
@@ -219,6 +222,15 @@ impl Host {
                 self.apps.remove(name);
             }
         }
+    }
+
+    /// Returns the apps of which something else is wanted now than what actions under way rest on.
+    fn changed_apps(&self, desired: &Desired) -> BTreeSet<AppName> {
+        let is_same = |(name, known): &(&AppName, &DesiredApp)| {
+            let wanted = desired.apps.get(*name);
+            wanted.is_some_and(|wanted| (wanted.revision, wanted.manifest) == (known.revision, known.manifest))
+        };
+        self.desired.apps.iter().filter(|app| !is_same(app)).map(|(name, _)| name.clone()).collect()
     }
 
     fn follow_desired_apps(&mut self, now: Moment) {
@@ -378,6 +390,11 @@ impl Host {
         self.with_action(slot, now, |action| action.handle_held(answer, now));
     }
 
+    /// Takes the other answer of [`Step::HoldDown`]: a new life is up, and was left alone.
+    pub fn handle_new_life(&mut self, slot: &SlotId, why: String, now: Moment) {
+        self.with_action(slot, now, |action| action.handle_new_life(why, now));
+    }
+
     /// Takes the answer of [`Step::Verify`].
     pub fn handle_verified(&mut self, slot: &SlotId, verified: Verified, now: Moment) {
         self.with_action(slot, now, |action| action.handle_verified(verified, now));
@@ -500,9 +517,16 @@ impl Host {
         }
         let version = self.desired.version();
         let nonce = Nonce { incarnation: self.incarnation, at: now };
-        let kept: BTreeSet<DrainId> = self.drains_here().map(|drain| drain.id.clone()).collect();
+        let drains: Vec<DesiredDrain> = self.drains_here().cloned().collect();
+        let kept: BTreeSet<DrainId> = drains.iter().map(|drain| drain.id.clone()).collect();
         let mut begun = false;
         for (id, slot) in &mut self.slots {
+            if let Some(drain) = drains.iter().find(|drain| drain.slot == *id)
+                && slot.hold_again(id, drain, version, nonce, self.policy.restart, now)
+            {
+                begun = true;
+                continue;
+            }
             begun |= slot.begin_undrain(id, &kept, version, nonce, self.policy.restart, now);
         }
         if begun {

@@ -456,7 +456,7 @@ pub enum DoneResult {
     Refused,
     /// Failed; the slot may be down.
     Failed,
-    /// Restarted, but what it holds could not be proven.
+    /// Restarted, but what it holds could not be proven. Of a drain: it ended, and somebody else had it up again.
     Unproven,
 }
 

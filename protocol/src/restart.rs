@@ -102,7 +102,7 @@ pub enum Action {
     Kill,
     /// See that it comes back: ask the supervisor where it does not by itself. Answer: [`Restart::handle_started`].
     Start,
-    /// See that nothing brings it back. Answer: [`Restart::handle_held`].
+    /// See that nothing brings it back. Answer: [`Restart::handle_held`], or [`Restart::handle_new_life`].
     HoldDown,
     /// Read all its processes again. Answer: [`Restart::handle_verified`].
     Verify,
@@ -185,6 +185,8 @@ pub struct Restart {
     policy: RestartPolicy,
     intent: Intent,
     ends_root: bool,
+    /// Taken up from the disk: the machine may have booted since, and start times count from the boot.
+    recovered: bool,
     state: State,
     late: bool,
     note: String,
@@ -199,6 +201,7 @@ impl Restart {
             policy,
             intent,
             ends_root: true,
+            recovered: false,
             state: State::Preflight,
             late: false,
             note: String::new(),
@@ -216,6 +219,7 @@ impl Restart {
         let mut machine = Self::new(intent, policy, now);
         machine.actions.clear();
         machine.ends_root = ends_root;
+        machine.recovered = true;
         match phase {
             IntentPhase::Stopping => {
                 machine.note =
@@ -294,10 +298,18 @@ impl Restart {
         }
     }
 
+    /// Takes the news that what is to be held down has a new life, which nobody told to end and which may have work in
+    /// hand: it is left alone. Where it is still to be drained, it is asked for like any other.
+    pub fn handle_new_life(&mut self, why: String, _now: Moment) {
+        if self.state == State::HoldingDown {
+            self.finish(DoneResult::Unproven, why, false);
+        }
+    }
+
     /// Takes what is seen of the slot.
     pub fn handle_sight(&mut self, sight: &Sight, now: Moment) {
         match (&self.state, sight) {
-            (State::Starting { .. }, Sight::Up(root)) if *root != self.intent.identity || !self.ends_root => {
+            (State::Starting { .. }, Sight::Up(root)) if self.is_new(root) || !self.ends_root => {
                 self.survive(*root, now);
             }
             (State::Starting { .. }, Sight::GaveUp(why)) => {
@@ -438,6 +450,12 @@ impl Restart {
     /// Tells whether anything was done to the unit yet.
     pub fn has_touched(&self) -> bool {
         self.state != State::Preflight
+    }
+
+    /// Tells whether `root` can be what came after the old root. One that is older was beside it all the time.
+    fn is_new(&self, root: &ProcessIdentity) -> bool {
+        let old = &self.intent.identity;
+        root != old && (self.recovered || root.start_ticks >= old.start_ticks)
     }
 
     fn drain_from(&mut self, now: Moment) {

@@ -1,10 +1,11 @@
 //! Actions under way: what the hands need between two steps.
 
+use super::verify::verify;
 use super::{Config, Input};
 use crate::eyes::Preflight;
 use crate::process::Unit;
 use crate::purge::{Mode as PurgeMode, Outcome, Purger};
-use crate::restart::{Hands, Hold, Plan, Refusal, StartCommand, UnitConfig};
+use crate::restart::{Hands, Hold, Plan, Refusal, StartCommand, StepError, UnitConfig};
 use crate::survey::{Allow, Asked, Survey, Surveyor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use unstale_protocol::host::{Host, PurgeResult, Record, SlotRecord};
 use unstale_protocol::ids::{AppName, ProcessIdentity, SlotId};
 use unstale_protocol::message::{Done, DoneResult, Nonce, Purpose};
-use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task, Verified};
+use unstale_protocol::restart::{Action as Step, Cleared, Intent, Task};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
 
@@ -133,7 +134,11 @@ impl Acts {
         }
         if step == Step::Verify {
             let surveyor = Arc::clone(&self.surveyor);
-            tasks.spawn(async move { verify(&surveyor, slot, &asked).await });
+            let apps = match host.intent(&slot).map(|intent| &intent.purpose) {
+                Some(Purpose::Restart(apps)) => apps.keys().cloned().collect(),
+                Some(Purpose::Drain(_)) | None => BTreeSet::new(),
+            };
+            tasks.spawn(async move { verify(&surveyor, slot, &apps, &asked).await });
             return;
         }
         let Some(act) = host.intent(&slot).and_then(|intent| self.act_for(intent)) else {
@@ -181,6 +186,10 @@ impl Acts {
             Input::Ended(slot) => host.handle_ended(&slot, now),
             Input::Started(slot, answer) => host.handle_started(&slot, answer, now),
             Input::Held(slot, answer) => host.handle_held(&slot, answer, now),
+            Input::NewLife(slot, why) => {
+                tracing::warn!(%slot, because = %why, "not held down");
+                host.handle_new_life(&slot, why, now);
+            }
             Input::Purged(app, result) => host.handle_purged(&app, &result, now),
             Input::Verified(slot, verified, _) => host.handle_verified(&slot, verified, now),
             Input::Surveyed(..) => {}
@@ -431,36 +440,10 @@ async fn do_step(hands: &Hands, act: &Act, slot: SlotId, step: Step, now: Moment
             };
             Input::Started(slot, told.map(|_| ()).map_err(|error| error.to_string()))
         }
-        Step::HoldDown => {
-            let told = hands.hold_down(&act.plan).await;
-            Input::Held(slot, told.map(|_| ()).map_err(|error| error.to_string()))
-        }
+        Step::HoldDown => match hands.hold_down(&act.plan).await {
+            Err(error @ StepError::NewLife(_)) => Input::NewLife(slot, error.to_string()),
+            told => Input::Held(slot, told.map(|_| ()).map_err(|error| error.to_string())),
+        },
         Step::Preflight | Step::Verify | Step::Persist(_) | Step::Finish(_) => Input::Ended(slot),
     }
-}
-
-/// Reads all processes of the slot again.
-async fn verify(surveyor: &Mutex<Surveyor>, slot: SlotId, asked: &Asked) -> Input {
-    let mut surveyor = surveyor.lock().await;
-    let survey = match surveyor.survey(asked).await {
-        Ok(survey) => survey,
-        Err(error) => return Input::Verified(slot, Verified::Unknown(error.to_string()), None),
-    };
-    let verified = match survey.scan.units.iter().find(|view| view.slot == slot) {
-        None => match survey.units.iter().find(|unit| unit.slot == slot) {
-            // No app claims it; but what could not be read claims nothing either.
-            Some(unit) => surveyor.unread(unit).map_or(Verified::Fresh, Verified::Unknown),
-            None => Verified::Unknown("nothing is up".into()),
-        },
-        Some(view) => {
-            let worst = view.apps.values().max_by_key(|judged| judged.verdict);
-            match worst.map(|judged| (judged.verdict, judged.cure, judged.because.clone())) {
-                None | Some((Verdict::Fresh | Verdict::Untracked, ..)) => Verified::Fresh,
-                Some((Verdict::Unknown, _, why)) => Verified::Unknown(why),
-                Some((Verdict::Stale, Cure::WaitForSource, why)) => Verified::SourceMovedOn(why),
-                Some((Verdict::Stale, _, why)) => Verified::Stale(why),
-            }
-        }
-    };
-    Input::Verified(slot, verified, Some((asked.begun_at, survey)))
 }

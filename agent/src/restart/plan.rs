@@ -6,10 +6,11 @@ use super::{
     proc,
 };
 use crate::display::escape;
-use crate::process::{Kind, Process, Unit};
+use crate::process::{Kind, Process, Supervisor, Unit};
 use crate::supervisor::supervisord::{Program, State};
 use crate::supervisor::systemd::{KillMode, Restart, Service};
 use crate::supervisor::{self, AutoRestart, BringsBack, Look, SlotState};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use unstale_protocol::ids::Pid;
 
@@ -27,6 +28,9 @@ impl Hands {
     /// [`Refusal`] with what would change it.
     pub async fn plan(&self, unit: &Unit, facts: &UnitFacts, config: &[UnitConfig]) -> Result<Plan, Refusal> {
         let plan = self.plan_any(unit, facts, config).await?;
+        if plan.ends_root() {
+            check_alone(&plan, unit)?;
+        }
         match &plan.back {
             BringsBack::Never { why } if plan.ends_root() => Err(Refusal::NothingBringsBack { why: why.clone() }),
             _ => Ok(plan),
@@ -40,6 +44,7 @@ impl Hands {
     /// [`Refusal`] with what would change it.
     pub async fn plan_drain(&self, unit: &Unit, facts: &UnitFacts, config: &[UnitConfig]) -> Result<Plan, Refusal> {
         let plan = self.plan_any(unit, facts, config).await?;
+        check_alone(&plan, unit)?;
         match (plan.drain, unit.root()) {
             (Some(signal), Some(root)) => check_caught(root, signal)?,
             (None, _) if !unit.supervisor.can_stop() => return Err(Refusal::NothingEndsIt),
@@ -133,6 +138,46 @@ fn stands(main: u32, root: Pid) -> Stands {
     }
     let above = main != 0 && proc::chain(root).contains(&Pid(main));
     if above { Stands::Above } else { Stands::Elsewhere }
+}
+
+/// Programs that start others, each in a session of its own, and do not end with them: by the name that the kernel keeps.
+const STARTERS: [&str; 10] =
+    ["anacron", "atd", "cron", "crond", "dropbear", "fcron", "login", "sshd", "sshd-session", "systemd"];
+
+/// A process above the root is a wrapper only where it is there for this unit alone: it ends with it, and its supervisor's
+/// stop ends nothing else. Of a cron, of an sshd or of a shell with several workers neither is true.
+fn check_alone(plan: &Plan, unit: &Unit) -> Result<(), Refusal> {
+    let Some(main) = plan.main.filter(|main| main.pid != plan.root.pid) else { return Ok(()) };
+    let (supervisor, name) = match &plan.supervisor {
+        Supervisor::Systemd { name, .. } => ("systemd", name),
+        Supervisor::Supervisord { name, .. } => ("supervisord", name),
+        Supervisor::Other { .. } | Supervisor::None => return Ok(()),
+    };
+    let comm = |pid: Pid| proc::stat(pid).map(|stat| stat.comm).unwrap_or_default();
+    let refused =
+        |watched: String| Err(Refusal::NotTheMain { supervisor: supervisor.to_owned(), watched, root: plan.root.pid });
+    let own = comm(main.pid);
+    if STARTERS.contains(&own.as_str()) {
+        return refused(format!("process {} of {name} ({own}, which does not end with what it has started)", main.pid));
+    }
+    let mut around: BTreeSet<Pid> = proc::descendants(main.pid).iter().map(|process| process.pid).collect();
+    if supervisor == "systemd" {
+        around.extend(proc::of_service(main.pid, name));
+    }
+    let ours = unit.processes.iter().map(|process| process.identity.pid);
+    let below = proc::descendants(plan.root.pid);
+    for pid in proc::chain(plan.root.pid).into_iter().chain(ours).chain(below.iter().map(|process| process.pid)) {
+        around.remove(&pid);
+    }
+    // Of those that have ended meanwhile, and of the session that systemd opens with `PAMName=`, nothing is lost.
+    let is_other = |pid: &Pid| proc::stat(*pid).is_some_and(|stat| !stat.is_dead() && stat.comm != "(sd-pam)");
+    match around.into_iter().find(is_other) {
+        Some(other) => {
+            let other = format!("process {other} ({})", escape::terminal(&comm(other)));
+            refused(format!("process {} of {name}, which is there for {other}, too", main.pid))
+        }
+        None => Ok(()),
+    }
 }
 
 fn alone(plan: &mut Plan, why: String, way: &Way, unit: &Unit, config: &[UnitConfig]) {

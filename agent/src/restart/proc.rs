@@ -78,6 +78,23 @@ pub(crate) fn descendants(root: Pid) -> Vec<ProcessIdentity> {
     found
 }
 
+/// Returns the processes of the service `name` of which `main` is one: those of its cgroup and below it. None where its
+/// cgroup does not tell.
+pub(crate) fn of_service(main: Pid, name: &str) -> Vec<Pid> {
+    let path = procfs::cgroup(main);
+    let mut parts: Vec<&str> = path.split('/').collect();
+    let Some(at) = parts.iter().rposition(|part| *part == name) else { return Vec::new() };
+    parts.truncate(at + 1);
+    let service = parts.join("/");
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid);
+    let is_of_it = |pid: &Pid| {
+        let path = procfs::cgroup(*pid);
+        path.strip_prefix(&service).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    pids.filter(is_of_it).collect()
+}
+
 /// Returns what the executable link of `pid` says.
 pub(crate) fn executable(pid: Pid) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()

@@ -82,8 +82,8 @@ pub enum Refusal {
     },
     /// The unit's root is not what the supervisor watches.
     #[error(
-        "cannot restart: {supervisor} watches {watched}, not process {root} or one above it, so it would not bring it \
-         back; give each worker a service of its own"
+        "cannot restart: {supervisor} watches {watched}, not process {root} or one above it that is there for it alone, \
+         so it would not bring it back; give each worker a service of its own"
     )]
     NotTheMain {
         /// Who.

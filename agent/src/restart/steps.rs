@@ -1,18 +1,24 @@
 //! The steps of a restart and of a drain. Each does one thing, can be asked again, and never decides what comes next.
 
 use super::{Hands, Hold, HoldError, Means, Plan, StopSignal, proc};
-use crate::process::Supervisor;
+use crate::discover::{Nature, recognise};
+use crate::process::{Kind, Supervisor};
+use crate::procfs;
 use crate::supervisor::{self, BringsBack, Error, Look, SlotState, Told, supervisord, systemd};
 use std::time::Duration;
-use unstale_protocol::ids::Pid;
+use unstale_protocol::ids::{Pid, ProcessIdentity};
 use unstale_protocol::time::Moment;
 
 /// How often, and how far apart, a supervisor is asked whether it has noticed that a process ended.
 const NOTICES: usize = 50;
 const NOTICE_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it is asked whether a stop is over. supervisord's `TERM` is lost on a child that it has just forked; it
-/// kills that one after `stopwaitsecs`, 10 s by default.
+/// How often it is asked whether a unit that it was told to stop is down, while it does not say that it is at it.
 const STOPS: usize = 300;
+/// How old a new life is at least that may have taken work. Where a supervisor is faster than the stop that follows a
+/// drain, what it has brought back is a moment old and still starting.
+const AT_WORK: Duration = Duration::from_secs(3);
+/// How far apart it is asked whether a stop is over that takes long.
+const LONG_STOP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a step could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +46,9 @@ pub enum StepError {
     /// The unit was drained and something brings it back.
     #[error("it does not stay down: {0}")]
     ComesBack(String),
+    /// The unit was drained and has been brought back since: that life was not told to end.
+    #[error("it was brought back before it could be held down, and is left alone: {0}")]
+    NewLife(String),
     /// There is nobody who could do it.
     #[error("nobody can do that: {0}")]
     Nobody(String),
@@ -150,28 +159,37 @@ impl Hands {
     }
 
     /// Sees to it that nothing brings a drained unit back: its supervisor's stop. Call it the moment
-    /// [`Hold::root_ended`]; where no signal drains it ([`Plan::drain`] is `None`), at once.
+    /// [`Hold::root_ended`]; where no signal drains it ([`Plan::drain`] is `None`), at once. Waits as long as its
+    /// supervisor says that it is being stopped: what is left of it may take the unit's own time to end
+    /// (`TimeoutStopSec=`, `stopwaitsecs`), after which its supervisor kills it.
     ///
     /// # Errors
-    /// [`StepError::ComesBack`] where it is up again or its supervisor does not take the order.
+    /// [`StepError::NewLife`] where it was brought back long enough ago to have work in hand, as after a restart of the
+    /// agent or of the machine: nothing is stopped. [`StepError::ComesBack`] where it is up again all the same or its
+    /// supervisor does not take the order.
     pub async fn hold_down(&self, plan: &Plan) -> Result<Told, StepError> {
         if !plan.supervisor.can_stop() {
             return Ok(Told::Already);
+        }
+        if let Some(life) = self.new_life(plan).await {
+            return Err(StepError::NewLife(life));
         }
         let told = match supervisor::stop(&self.reach, &plan.supervisor).await {
             // What its supervisor no longer knows, nobody brings back.
             Err(Error::NoSuch { .. }) => return Ok(Told::Already),
             told => told?,
         };
-        let mut seen = self.state(plan).await;
-        for _ in 0..STOPS {
-            if matches!(seen, SlotState::Stopped | SlotState::Gone | SlotState::GaveUp { .. }) {
-                return Ok(told);
+        let (mut asked, mut stopping) = (0, 0);
+        loop {
+            match self.state(plan).await {
+                SlotState::Stopped | SlotState::Gone | SlotState::GaveUp { .. } => return Ok(told),
+                SlotState::Stopping => stopping += 1,
+                seen if asked >= STOPS => return Err(StepError::ComesBack(format!("{seen:?}"))),
+                _ => asked += 1,
             }
-            tokio::time::sleep(NOTICE_INTERVAL).await;
-            seen = self.state(plan).await;
+            let takes_long = stopping > STOPS;
+            tokio::time::sleep(if takes_long { LONG_STOP_INTERVAL } else { NOTICE_INTERVAL }).await;
         }
-        Err(StepError::ComesBack(format!("{seen:?}")))
     }
 
     /// Gives a drained unit back: its supervisor's start, or the configured command.
@@ -191,6 +209,31 @@ impl Hands {
         }
         self.admit(plan, now)?;
         Ok(supervisor::start(&self.reach, &plan.supervisor).await?)
+    }
+
+    /// Names the process that is up in the slot in place of the one that was planned for, and may have work in hand.
+    async fn new_life(&self, plan: &Plan) -> Option<String> {
+        let old = plan.main?;
+        // Nobody else is ever asked, and what its supervisor does not say is no reason to let it come back.
+        let main = match supervisor::state(&self.reach, &plan.supervisor).await {
+            SlotState::Up { main_pid } => proc::identify(main_pid)?,
+            _ => return None,
+        };
+        let is_at_work = |life: &ProcessIdentity| proc::age(life).is_some_and(|age| age >= AT_WORK);
+        if (main.pid, main.start_ticks) != (old.pid, old.start_ticks) {
+            return is_at_work(&main).then(|| format!("process {} is up", main.pid));
+        }
+        if main.pid == plan.root.pid {
+            return None;
+        }
+        // A wrapper has stayed, and may have started another worker. What has outlived the old one is not its child.
+        let is_worker = |pid| procfs::command(pid).is_ok_and(|words| recognise(&words) == Nature::Worker(plan.kind));
+        proc::descendants(main.pid)
+            .into_iter()
+            .filter(|life| life.start_ticks > plan.root.start_ticks && is_at_work(life))
+            // Any other program below a wrapper would pass for a plain worker.
+            .find(|life| plan.kind != Kind::Python && is_worker(life.pid))
+            .map(|life| format!("process {} is up", life.pid))
     }
 
     /// Waits, within a bound, until the supervisor has noticed that the old process ended, and tells what it then

@@ -263,6 +263,64 @@ async fn a_drained_service_stays_down_until_it_is_given_back() {
 }
 
 #[tokio::test]
+async fn a_new_life_with_work_in_hand_is_not_stopped_by_the_drain_of_the_one_before() {
+    let python = venv("worker").join("bin/python").display().to_string();
+    let looped =
+        format!("[Service]\nExecStart=/bin/sh -c 'while true; do {python} HERE/celery -A app beat; done; true'\n");
+    let systemd = Systemd::start(0, &[(X, &service("Restart=always")), ("y.service", &looped)]).await;
+    systemd.scratch.write("celery", &POOL.replace("len(sys.argv) > 1", "False"));
+    let hands = systemd.hands();
+    systemd.control(&["start", "y.service"]);
+    let x = systemd.begin(X, Kind::Beat).await;
+    let shell = eventually("the shell is up", async || match systemd.state("y.service").await {
+        SlotState::Up { main_pid } => Some(main_pid),
+        _ => None,
+    })
+    .await;
+    let worker = async |not: Option<Pid>| {
+        let found = eventually("the worker below the shell", async || {
+            crate::support::descendants(shell).into_iter().find(|pid| Some(*pid) != not)
+        });
+        let root = found.await;
+        catches_term(root).await;
+        root
+    };
+    let y = unit(worker(None).await, Kind::Beat, systemd.supervisor("y.service"));
+    for unit in [x, y] {
+        let plan = hands.plan_drain(&unit, &UnitFacts::of(&unit), &[]).await.unwrap();
+        let hold = Hold::take(&unit).unwrap();
+        hands.drain(&plan, &hold).unwrap();
+        // The agent is killed, the root ends, and the unit is brought back and works for a while.
+        drop(hold);
+        let old = plan.root.pid;
+        let is_wrapped = unit.supervisor != systemd.supervisor(X);
+        let new = if is_wrapped { worker(Some(old)).await } else { systemd.up(X, Some(old)).await };
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let told = hands.hold_down(&plan).await;
+        assert!(matches!(&told, Err(StepError::NewLife(why)) if why.contains(&new.to_string())), "{told:?}");
+        assert!(is_alive(new));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_until_systemd_has_stopped_what_is_left_however_long_that_takes() {
+    // The main process ends at once, and leaves a child that only the end of TimeoutStopSec ends.
+    let stubborn = "import os, signal, sys, time\nif os.fork() == 0:\n    signal.signal(15, signal.SIG_IGN)\n\
+                    else:\n    signal.signal(15, lambda *_: sys.exit(0))\nwhile True: time.sleep(60)\n";
+    let text = "[Service]\nExecStart=/usr/bin/env python3 HERE/stubborn.py\nTimeoutStopSec=33\nRestart=no\n";
+    let systemd = Systemd::start(0, &[(X, text)]).await;
+    systemd.scratch.write("stubborn.py", stubborn);
+    let hands = systemd.hands();
+    let unit = systemd.begin(X, Kind::Beat).await;
+    let plan = hands.plan_drain(&unit, &UnitFacts::of(&unit), &[]).await.unwrap();
+    let hold = Hold::take(&unit).unwrap();
+    hands.drain(&plan, &hold).unwrap();
+    hold.root_ended().await;
+    hands.hold_down(&plan).await.unwrap();
+    assert!(hold.survivors().is_empty());
+}
+
+#[tokio::test]
 async fn a_service_that_crashes_after_the_restart_is_noticed() {
     let text =
         format!("[Unit]\nStartLimitBurst=4\nStartLimitIntervalSec=60\n{}", service("Restart=always\nRestartSec=200ms"));
@@ -311,6 +369,47 @@ async fn a_process_that_is_not_the_main_one_is_left_alone() {
     let unit = unit(orphan.pid(), Kind::Beat, systemd.supervisor(X));
     let plan = systemd.plan(&systemd.hands(), &unit).await;
     assert!(matches!(plan, Err(Refusal::NotTheMain { .. })), "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_worker_below_a_process_that_is_there_for_others_too_is_left_alone() {
+    let python = venv("worker").join("bin/python").display().to_string();
+    let worker = format!("{python} HERE/worker.py");
+    let run = |shell: &str, script: String| format!("[Service]\nExecStart={shell} -c '{script}'\n");
+    let units = [
+        // A wrapper is fine.
+        ("one.service", run("/bin/sh", format!("{worker}; true"))),
+        ("two.service", run("/bin/sh", format!("{worker} & {worker}; wait"))),
+        // The other one's parent has ended: only the cgroup tells that it belongs to the service.
+        ("orphan.service", run("/bin/sh", format!("(sleep 600 &); {worker}; true"))),
+        ("cron.service", run("HERE/cron", format!("{worker}; true"))),
+    ];
+    let texts: Vec<(&str, &str)> = units.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let systemd = Systemd::start(0, &texts).await;
+    std::fs::copy("/bin/sh", systemd.scratch.path.join("cron")).unwrap();
+    let hands = systemd.hands();
+    for (name, _) in texts {
+        systemd.control(&["start", name]);
+        let main = eventually("the service is up", async || match systemd.state(name).await {
+            SlotState::Up { main_pid } => Some(main_pid),
+            _ => None,
+        })
+        .await;
+        let is_python = |pid: &Pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(&python))
+        };
+        let root =
+            eventually("a worker below it", async || crate::support::descendants(main).into_iter().find(is_python));
+        let root = root.await;
+        catches_term(root).await;
+        let unit = unit(root, Kind::Beat, systemd.supervisor(name));
+        let drained = hands.plan_drain(&unit, &UnitFacts::of(&unit), &[]).await;
+        let restarted = systemd.plan(&hands, &unit).await;
+        for plan in [drained, restarted] {
+            let is_refused = matches!(plan, Err(Refusal::NotTheMain { .. }));
+            assert_eq!(is_refused, name != "one.service", "{name}: {plan:?}");
+        }
+    }
 }
 
 #[tokio::test]

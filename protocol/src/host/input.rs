@@ -141,6 +141,9 @@ pub struct SlotRecord {
     /// The drain that emptied it.
     #[serde(default)]
     pub drained: Option<DrainId>,
+    /// That drain has ended it, and could not see to it that it stays down.
+    #[serde(default)]
+    pub unheld: bool,
     /// What it was when it was stopped, to find and start it again.
     #[serde(default)]
     pub means: String,

@@ -160,6 +160,19 @@ impl Slot {
         }
     }
 
+    /// Calls back an action that has touched nothing yet and rests on what is wanted no more: another content of an app, or
+    /// a drain that was taken back.
+    pub(super) fn call_back(&mut self, changed: &BTreeSet<AppName>, drains: &BTreeSet<DrainId>, now: Moment) {
+        let Some(action) = &mut self.action else { return };
+        let rests_on_it = match &action.intent().purpose {
+            Purpose::Restart(apps) => apps.keys().all(|name| !changed.contains(name)),
+            Purpose::Drain(id) => drains.contains(id),
+        };
+        if !rests_on_it {
+            action.handle_abort(now);
+        }
+    }
+
     /// Says what permit the slot wants, if any.
     pub(super) fn want(
         &self,
@@ -262,6 +275,43 @@ impl Slot {
         true
     }
 
+    /// Keeps a slot down for another drain than the one that ended its unit and could not do that. False where nothing
+    /// was begun.
+    pub(super) fn hold_again(
+        &mut self,
+        id: &SlotId,
+        drain: &DesiredDrain,
+        version: Version,
+        nonce: Nonce,
+        policy: RestartPolicy,
+        now: Moment,
+    ) -> bool {
+        let is_by_another = self.record.drained.as_ref().is_some_and(|drained| *drained != drain.id);
+        let Some(identity) = self.record.stopped.filter(|_| is_by_another && self.record.unheld) else { return false };
+        if self.action.is_some() || !self.is_held_down() {
+            return false;
+        }
+        let intent = Intent {
+            slot: id.clone(),
+            identity,
+            version,
+            nonce,
+            purpose: Purpose::Drain(drain.id.clone()),
+            task: Task::Drain { deadline_ms: drain.deadline_ms, force: drain.force },
+            phase: IntentPhase::HoldingDown,
+            means: self.record.means.clone(),
+        };
+        self.action = Some(Restart::recover(intent, true, policy, now));
+        true
+    }
+
+    /// Forgets that a drain could not keep the slot down: another one did, or it is given back.
+    fn end_unheld(&mut self) {
+        if std::mem::take(&mut self.record.unheld) {
+            self.record.failed = None;
+        }
+    }
+
     /// Takes the end of an action and returns what has to be written down.
     pub(super) fn finish(
         &mut self,
@@ -279,13 +329,26 @@ impl Slot {
         }
         match finished.result {
             DoneResult::Restarted => self.record.failed = None,
-            DoneResult::Undrained => self.record.drained = None,
+            DoneResult::Undrained => {
+                self.record.drained = None;
+                self.end_unheld();
+            }
             DoneResult::Drained => {
                 if let Purpose::Drain(drain) = &intent.purpose {
                     self.record.drained = Some(drain.clone());
                 }
+                self.end_unheld();
             }
-            DoneResult::Failed => self.record.failed = Some(failure(&intent, finished, desired)),
+            DoneResult::Failed => {
+                self.record.failed = Some(failure(&intent, finished, desired));
+                // What is down by a drain is given back by its undrain, however the drain ended.
+                if let (true, Task::Drain { .. }, Purpose::Drain(drain)) =
+                    (finished.down, &intent.task, &intent.purpose)
+                {
+                    self.record.drained = Some(drain.clone());
+                    self.record.unheld = true;
+                }
+            }
             DoneResult::Refused => self.refused = Some((now.after(REFUSED_PAUSE), finished.because.clone())),
             DoneResult::Cancelled | DoneResult::Unproven => {}
         }
@@ -325,7 +388,8 @@ impl Slot {
         if let Some(action) = &self.action {
             return (action.phase(), action.note().to_owned());
         }
-        if let Some(drain) = self.record.drained.as_ref().filter(|_| self.is_held_down()) {
+        let has_failed = self.record.unheld && self.record.failed.is_some();
+        if let Some(drain) = self.record.drained.as_ref().filter(|_| self.is_held_down() && !has_failed) {
             return (Phase::Drained, format!("drained by {drain}"));
         }
         if let Some(failure) = &self.record.failed {

@@ -1,5 +1,7 @@
 //! What the host says of units that no rollout judges, and of dry runs.
 
+mod turns;
+
 use super::*;
 use crate::fingerprint::Salt;
 use crate::ids::{Epoch, Generation, Pid, PoolName, ProcessIdentity, Revision, UnitId};

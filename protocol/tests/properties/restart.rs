@@ -270,3 +270,22 @@ proptest! {
         prop_assert!(finished(&trace).into_iter().all(|end| end.result != DoneResult::Restarted));
     }
 }
+
+#[test]
+fn a_root_that_is_older_than_the_one_that_ended_is_not_its_new_life() {
+    let older = ProcessIdentity { start_ticks: 6, ..identity(2) };
+    let mut now = Moment(0);
+    let mut machine = Restart::new(intent(Task::Restart), RestartPolicy::default(), now);
+    for input in [Input::Preflight(true), Input::Stopped(true), Input::Ended, Input::Started(true)] {
+        feed(&mut machine, &input, &mut now);
+    }
+    machine.handle_sight(&Sight::Up(older), now);
+    assert_eq!(machine.phase(), Phase::Starting);
+    machine.handle_sight(&Sight::Up(identity(2)), now);
+    assert_eq!(machine.phase(), Phase::Surviving);
+    // After a boot of the machine start times begin anew.
+    let intent = Intent { phase: IntentPhase::Starting, ..intent(Task::Restart) };
+    let mut machine = Restart::recover(intent, true, RestartPolicy::default(), now);
+    machine.handle_sight(&Sight::Up(older), now);
+    assert_eq!(machine.phase(), Phase::Surviving);
+}

@@ -421,6 +421,7 @@ impl Site {
             }
             Step::AwaitEnd => self.host.handle_ended(slot, now),
             Step::Start => self.host.handle_started(slot, said, now),
+            Step::HoldDown if root.is_some() && root != judged => self.host.handle_new_life(slot, "up".into(), now),
             Step::HoldDown => self.host.handle_held(slot, said, now),
             Step::Verify => {
                 let unit = self.units[number].clone();
@@ -524,7 +525,8 @@ impl Site {
             (Purpose::Drain(id), DoneResult::Drained) => {
                 self.book.drained.insert(slot.clone(), id.clone());
             }
-            (_, DoneResult::Undrained) => {
+            // What failed says that it did, also of a slot that an earlier drain had emptied.
+            (_, DoneResult::Undrained) | (Purpose::Drain(_), DoneResult::Failed) => {
                 self.book.drained.remove(slot);
             }
             _ => {}
@@ -541,7 +543,8 @@ impl Site {
         }
         if done.result == DoneResult::Cancelled {
             let is_aborted = apps.keys().all(|name| mode(name) == Some(Mode::Abort));
-            if !is_aborted || self.book.stopped_for.contains(&(slot.clone(), done.nonce)) {
+            if !(is_aborted || self.is_superseded(apps)) || self.book.stopped_for.contains(&(slot.clone(), done.nonce))
+            {
                 self.broke(Law::Abort, format!("{slot} was cancelled: {done:?}"));
             }
         }

@@ -3,7 +3,7 @@
 use super::{Law, Site, name};
 use std::collections::BTreeMap;
 use unstale_protocol::host::{UnitView, Vacancy};
-use unstale_protocol::ids::{AppName, Generation, PoolName, Revision, SlotId};
+use unstale_protocol::ids::{AppName, DrainId, Generation, PoolName, Revision, SlotId};
 use unstale_protocol::message::{Ask, Mode, Nonce, Phase, Purpose, Report, Want};
 use unstale_protocol::restart::{Action as Step, IntentPhase};
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -42,6 +42,19 @@ impl Site {
         {
             self.broke(Law::Abort, format!("{slot} is stopped for what was aborted"));
         }
+        let is_wanted = match &intent.purpose {
+            Purpose::Restart(apps) => !self.is_superseded(apps),
+            Purpose::Drain(id) => self.is_desired(id),
+        };
+        if !is_wanted {
+            self.broke(Law::Abort, format!("{slot} is stopped for what is wanted no more"));
+        }
+    }
+
+    /// One of these is wanted in another revision now, or not at all.
+    pub(super) fn is_superseded(&self, apps: &BTreeMap<AppName, Revision>) -> bool {
+        let desired = &self.host.desired().apps;
+        apps.iter().any(|(name, revision)| desired.get(name).is_none_or(|app| app.revision != *revision))
     }
 
     pub(super) fn check_ask(&mut self, ask: Ask) {
@@ -122,8 +135,17 @@ impl Site {
 
     /// A drain that still holds emptied the slot.
     fn is_drained(&self, slot: &SlotId) -> bool {
-        let drained = self.book.drained.get(slot);
-        drained.is_some_and(|id| self.host.desired().drains.iter().any(|drain| drain.id == *id))
+        self.book.drained.get(slot).is_some_and(|id| self.is_desired(id))
+    }
+
+    fn is_desired(&self, id: &DrainId) -> bool {
+        self.host.desired().drains.iter().any(|drain| drain.id == *id)
+    }
+
+    /// A drain that still holds ended its unit, well or not.
+    fn is_ended_by_a_drain(&self, slot: &SlotId) -> bool {
+        let drained = self.book.records.get(slot).and_then(|record| record.drained.as_ref());
+        drained.is_some_and(|id| self.is_desired(id))
     }
 
     fn check_slots(&mut self, report: &Report) {
@@ -133,7 +155,7 @@ impl Site {
             let is_acting = self.host.intent(&said.slot).is_some();
             let scan = self.book.scan.as_ref();
             let is_unlisted = scan.is_some_and(|scan| scan.vacant.get(&said.slot) == Some(&Vacancy::Gone));
-            let by_us = self.book.down.contains(&said.slot) || self.is_drained(&said.slot);
+            let by_us = self.book.down.contains(&said.slot) || self.is_ended_by_a_drain(&said.slot);
             let is_away = is_acting || said.phase == Phase::Drained || (is_vacant && (by_us || !is_unlisted));
             for pool in said.pools.iter().filter(|_| said.phase != Phase::Gone) {
                 let (total, away) = pools.entry(pool.clone()).or_default();
