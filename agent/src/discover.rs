@@ -12,6 +12,7 @@ mod units;
 
 pub use command::app_packages;
 pub(crate) use command::{Nature, recognise, serves_its_parent};
+pub(crate) use slot::numbering;
 pub(crate) use supervisor::own as own_supervisor;
 pub use units::Unnamed;
 
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
 use units::{Ancestor, Family, Known};
+use unstale_protocol::host::Numbering;
 use unstale_protocol::ids::{Pid, ProcessIdentity};
 
 /// A process younger than this may still execute what it really is, in seconds.
@@ -83,6 +85,11 @@ impl Discovery {
     /// Returns a discovery that has seen nothing yet.
     pub fn new() -> Self {
         Self { is_thorough: true, ..Self::default() }
+    }
+
+    /// Begins with the numbers of equal units that an earlier life of the agent had given, if they are of this boot.
+    pub fn recall(&mut self, kept: &Numbering, boot_id: &str) {
+        self.numbers = slot::Numbers::recalled(kept, boot_id);
     }
 
     /// Lets the next look take nothing for known that the kernel can be asked about.

@@ -134,13 +134,18 @@ pub async fn run(
 ) -> Result<(), Error> {
     let clock = Clock::start();
     let hands = Arc::new(Hands::new(config.reach.clone()));
-    let eyes = Eyes::new(config.reader.clone(), config.parser.clone());
+    let mut eyes = Eyes::new(config.reader.clone(), config.parser.clone());
     let rules = Arc::new(config.rules.clone());
     let mut decided = config.records.iter().filter_map(|record| match record {
         Record::Decided(decided) => Some(decided.clone()),
         _ => None,
     });
     let decided = decided.next_back().unwrap_or_default();
+    for record in &config.records {
+        if let Record::Numbering(kept) = record {
+            eyes.recall(kept, &config.rules.boot_id);
+        }
+    }
     let surveyor = Arc::new(Mutex::new(Surveyor::new(eyes, Arc::clone(&hands), rules, decided)));
     let mut acts = Acts::recover(&config, Arc::clone(&hands), Arc::clone(&surveyor));
     let mut looks = Looks::new(config.scan_interval, config.look_interval);

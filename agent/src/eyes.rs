@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use summaries::Summaries;
+use unstale_protocol::host::Numbering;
 use unstale_protocol::ids::ProcessIdentity;
 use unstale_protocol::manifest::Manifest;
 
@@ -104,6 +105,11 @@ impl Eyes {
             start_directories: BTreeMap::new(),
             is_in_a_hurry: false,
         }
+    }
+
+    /// Begins with the numbers of equal units that earlier eyes had given, if they are of this boot.
+    pub fn recall(&mut self, kept: &Numbering, boot_id: &str) {
+        self.discovery.recall(kept, boot_id);
     }
 
     /// For a look that is the only one: starts the reader, so that it gets ready while processes are listed, and the

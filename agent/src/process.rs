@@ -119,6 +119,14 @@ impl Supervisor {
             Self::Other { .. } | Self::None => false,
         }
     }
+
+    /// Tells whether it has a name for each unit, by which equal ones are told apart; else they are numbered.
+    pub fn names_units(&self) -> bool {
+        match self {
+            Self::Systemd { .. } | Self::Supervisord { .. } => true,
+            Self::Other { .. } | Self::None => false,
+        }
+    }
 }
 
 /// One Python process.

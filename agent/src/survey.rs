@@ -22,7 +22,7 @@ use crate::reading::Outcome;
 use crate::restart::{Hands, Plan, UnitConfig, UnitFacts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use unstale_protocol::host::{Announced, AppView, Scan, UnitJudgement, UnitView};
+use unstale_protocol::host::{Announced, AppView, Numbering, Scan, UnitJudgement, UnitView};
 use unstale_protocol::ids::{AppName, PoolName, ProcessIdentity, Revision, SlotId};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict, sum};
@@ -194,6 +194,7 @@ impl Surveyor {
         self.find_blocks(&units, &mut survey).await;
         survey.scan.others = self.others(&units, &survey);
         survey.scan.probes = self.answer_probes(&units, asked).await;
+        survey.scan.numbering = self.numbering(&listed.units, &survey.scan);
         for unit in &units {
             self.supervisors.insert(unit.slot.clone(), unit.supervisor.clone());
         }
@@ -204,6 +205,13 @@ impl Surveyor {
         let survey = Arc::new(survey);
         self.last = Some(Last { asked: asked.clone(), listed, survey: Arc::clone(&survey) });
         Ok(survey)
+    }
+
+    /// Which process has which number: all of the host, since a unit that was not read this time has its number still.
+    fn numbering(&self, units: &[Unit], scan: &Scan) -> Numbering {
+        let others = scan.others.iter().map(|other| &other.view);
+        let named = scan.units.iter().chain(others).map(|view| &view.slot).collect();
+        discover::numbering(units, &named, &self.rules.boot_id)
     }
 
     /// Checks whether the unit's code would be imported at its next start.

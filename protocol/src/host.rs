@@ -5,12 +5,14 @@
 
 mod app;
 mod input;
+mod numbering;
 mod report;
 mod slot;
 
 pub use input::{
     Announced, AppView, OtherView, PurgeResult, Record, Scan, SlotRecord, UnitJudgement, UnitView, Vacancy,
 };
+pub use numbering::Numbering;
 
 use crate::ids::{AppName, DrainId, HostName, Incarnation, SlotId, Version};
 use crate::message::{
@@ -99,6 +101,9 @@ pub struct Host {
     /// Answers to the dry runs that are desired.
     probes: BTreeMap<String, ProbeReport>,
     decided: BTreeSet<Announced>,
+    /// As last seen.
+    numbering: Numbering,
+    is_numbering_stored: bool,
     /// Requests under way, by slot, as they were last sent.
     wants: BTreeMap<SlotId, Want>,
     ask_at: Option<Moment>,
@@ -134,6 +139,8 @@ impl Host {
             others: Vec::new(),
             probes: BTreeMap::new(),
             decided: BTreeSet::new(),
+            numbering: Numbering::default(),
+            is_numbering_stored: true,
             wants: BTreeMap::new(),
             ask_at: None,
             report_at: now,
@@ -163,6 +170,7 @@ impl Host {
                 slot.action = Some(Restart::recover(intent, ends_root, self.policy.restart, now));
             }
             Record::Decided(decided) => self.decided = decided,
+            Record::Numbering(numbering) => self.numbering = numbering,
             Record::IntentOver(id) => {
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.action = None;
@@ -280,6 +288,7 @@ impl Host {
         self.release_adopted();
         self.others.clone_from(&scan.others);
         self.take_probes(scan, now);
+        self.see_numbering(&scan.numbering);
         if self.decided != scan.decided {
             self.decided.clone_from(&scan.decided);
             self.actions.push_back(Action::Store(vec![Record::Decided(scan.decided.clone())]));
@@ -564,6 +573,7 @@ impl Host {
             return;
         }
         if is_news || self.ask_at.is_none_or(|at| now >= at) {
+            self.store_numbering();
             let nonce = Nonce { incarnation: self.incarnation, at: now };
             let wants = self.wants.values().cloned().collect();
             self.actions.push_back(Action::Ask(Ask {

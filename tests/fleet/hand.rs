@@ -1,9 +1,11 @@
 //! The operator's hand: drain and undrain, pause, resume and abort, a kill in the middle, and questions.
 
-use crate::harness::app::App;
+use crate::harness::app::{App, Place};
 use crate::harness::process::is_running;
-use crate::harness::unstale::{Up, array, inspect, pid_of, verdicts};
+use crate::harness::python::{newest, venv};
+use crate::harness::unstale::{QUICK, Up, array, inspect, pid_of, text, verdicts};
 use crate::harness::wait::eventually;
+use crate::harness::workers::{celery_command, start_alone};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -29,6 +31,47 @@ fn a_drained_unit_stays_out_of_work_across_a_kill_until_it_is_given_back() {
     let slot = slot_in(&status.json()).unwrap_or_else(|| panic!("no slot in {status:?}"));
     shop.up.run(["undrain", &format!("slot:{slot}")]).expect(0);
     assert_ne!(shop.main(), main);
+}
+
+#[test]
+fn a_drain_of_one_of_two_equal_workers_falls_on_no_other_when_the_agent_is_restarted() {
+    let place = Place::new();
+    let app = App::new(&place, "shop");
+    let command = celery_command(&venv(&newest(), "worker"), 1);
+    let [first, second] = ["first", "second"].map(|name| {
+        let worker = start_alone(&place, &app, name, &command);
+        worker.wait_for_log("ready.", 30);
+        worker
+    });
+    let script = place.join("start-worker");
+    app.script(&script, &format!("setsid {} >{} 2>&1 </dev/null &", command.join(" "), place.join("again").display()));
+    let configuration =
+        format!("{QUICK}[[units]]\nslot = \"celery/none/*\"\nstart = [{script:?}]\ndirectory = {:?}\n", app.code);
+    let unit = format!("celery:{}", second.pid());
+    // The slot of the second one, once the agent has looked at the host.
+    let slot = |up: &Up| {
+        let status = eventually(
+            "the host was looked at",
+            20,
+            || up.run(["status", "--output", "json"]).json(),
+            |status| status["hosts"][0]["scanned"] == true,
+        );
+        let other = array(&status["hosts"][0], "others").iter().find(|other| text(other, "unit") == unit);
+        text(other.unwrap_or_else(|| panic!("not a unit like any other: {status:#}")), "slot")
+    };
+    let mut up = Up::start_with(&place, &configuration);
+    let named = slot(&up);
+    up.run(["drain", &format!("pid:{}", first.pid()), "--timeout", "60s"]).expect(0);
+    assert!(!is_running(first.pid()));
+    up.process.signal(Signal::KILL);
+    up.process.wait(10);
+    drop(up);
+    let up = Up::start_with(&place, &configuration);
+    assert_eq!(slot(&up), named);
+    let drained = format!("slot:{}1", named.strip_suffix('2').expect("the second of two"));
+    up.run(["undrain", &drained]).expect(0);
+    assert_eq!(slot(&up), named);
+    assert!(is_running(second.pid()) && !second.log().contains("shutdown"), "{}", second.log());
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 use super::command;
 use super::units::Known;
-use crate::process::{Kind, Supervisor};
+use crate::process::{Kind, Supervisor, Unit};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use unstale_protocol::host::Numbering;
 use unstale_protocol::ids::{ID_MAX_BYTES, ProcessIdentity, SlotId};
 
 /// Digits of a digest in a slot.
 const DIGEST_BYTES: usize = 4;
 /// Longest name of a supervisor's own in a slot, in bytes; what is longer is cut and told apart by a digest.
 const NAME_MAX_BYTES: usize = 160;
+/// Most numbers that are handed on to be remembered.
+const REMEMBERED_MAX: usize = 1000;
 
 /// Where one unit lives, before equal ones are numbered.
 #[derive(Clone, Debug)]
@@ -27,16 +30,15 @@ pub(crate) struct Place {
 impl Place {
     /// Returns the place of the unit whose root is `root`.
     pub(crate) fn new(kind: Kind, supervisor: Supervisor, root: &Known) -> Self {
-        let (text, is_numbered) = match &supervisor {
-            Supervisor::Systemd { name, user: None } => (format!("{kind}/systemd/{}", bounded(name)), false),
-            Supervisor::Systemd { name, user: Some(uid) } => {
-                (format!("{kind}/systemd/user@{uid}/{}", bounded(name)), false)
-            }
+        let is_numbered = !supervisor.names_units();
+        let text = match &supervisor {
+            Supervisor::Systemd { name, user: None } => format!("{kind}/systemd/{}", bounded(name)),
+            Supervisor::Systemd { name, user: Some(uid) } => format!("{kind}/systemd/user@{uid}/{}", bounded(name)),
             Supervisor::Supervisord { name, config, .. } => {
-                (format!("{kind}/supervisord:{}/{}", digest(&[config]), bounded(name)), false)
+                format!("{kind}/supervisord:{}/{}", digest(&[config]), bounded(name))
             }
-            Supervisor::Other { name } => (unsupervised(kind, name, root), true),
-            Supervisor::None => (unsupervised(kind, "none", root), true),
+            Supervisor::Other { name } => unsupervised(kind, name, root),
+            Supervisor::None => unsupervised(kind, "none", root),
         };
         // Every part is bounded, so this cannot fail; were it to, the kind is a name still.
         let base = SlotId::new(text).or_else(|_| SlotId::new(kind.as_str()));
@@ -65,6 +67,22 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
+    /// Returns the numbers that an earlier life of the agent had given. Those of processes that have ended since are
+    /// free again from the first look on; those of another boot, or where it is not known, are of no process here.
+    pub(crate) fn recalled(kept: &Numbering, boot_id: &str) -> Self {
+        let mut numbers = Self::default();
+        if boot_id.is_empty() || kept.boot_id != boot_id {
+            return numbers;
+        }
+        for (slot, root) in &kept.given {
+            let Some((base, number)) = slot.as_str().rsplit_once('/') else { continue };
+            if let (Ok(base), Ok(number)) = (SlotId::new(base), number.parse()) {
+                numbers.given.entry(base).or_default().insert(number, *root);
+            }
+        }
+        numbers
+    }
+
     /// Returns the slot of every place, by its root.
     ///
     /// Units without a supervisor are numbered from 1 by start time, and a new one takes the lowest number that
@@ -94,6 +112,16 @@ impl Numbers {
         }
         slots
     }
+}
+
+/// Returns which process has which number, to be remembered across restarts of the agent: those that are `named` to
+/// others first.
+pub(crate) fn numbering(units: &[Unit], named: &BTreeSet<&SlotId>, boot_id: &str) -> Numbering {
+    let mut numbered: Vec<&Unit> = units.iter().filter(|unit| !unit.supervisor.names_units()).collect();
+    numbered.sort_by_key(|unit| !named.contains(&unit.slot));
+    let given = numbered.into_iter().take(REMEMBERED_MAX);
+    let given = given.filter_map(|unit| Some((unit.slot.clone(), unit.root()?.identity))).collect();
+    Numbering { boot_id: boot_id.to_owned(), given }
 }
 
 fn number_of(given: &mut BTreeMap<u32, ProcessIdentity>, root: ProcessIdentity) -> u32 {

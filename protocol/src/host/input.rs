@@ -1,5 +1,6 @@
 //! What the host's machine is told, and what it keeps on disk.
 
+use super::Numbering;
 use crate::ids::{AppName, DrainId, PoolName, ProcessIdentity, Revision, SlotId, UnitId};
 use crate::message::{Desired, Done, ProbeReport};
 use crate::restart::Intent;
@@ -27,6 +28,8 @@ pub struct Scan {
     pub probes: BTreeMap<String, ProbeReport>,
     /// Announcements whose units were told by more than their modules; to be remembered and handed in again.
     pub decided: BTreeSet<Announced>,
+    /// Which process has which number among equal units; to be remembered and handed in again.
+    pub numbering: Numbering,
 }
 
 /// An app as it was announced: its name and the directories that the announcement came from.
@@ -133,6 +136,8 @@ pub enum Record {
     Slot(SlotId, Option<SlotRecord>),
     /// Announcements whose units were told by more than their modules.
     Decided(BTreeSet<Announced>),
+    /// Which process has which number among equal units.
+    Numbering(Numbering),
 }
 
 /// What is remembered of a slot across restarts of the agent.

@@ -54,6 +54,7 @@ impl Host {
         let sixth = interval / 6;
         let pause = interval.saturating_sub(sixth) + self.random_part(sixth * 2);
         self.report_at = now.after(pause.max(Duration::from_millis(1)));
+        self.store_numbering();
         self.actions.push_back(Action::Report(report));
     }
 

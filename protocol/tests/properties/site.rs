@@ -508,7 +508,7 @@ impl Site {
             Record::Slot(slot, None) => {
                 self.book.records.remove(slot);
             }
-            Record::Desired(_) | Record::Decided(_) => {}
+            Record::Desired(_) | Record::Decided(_) | Record::Numbering(_) => {}
         }
         self.disk.push(record);
     }

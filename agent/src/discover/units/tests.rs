@@ -3,6 +3,8 @@
 use super::*;
 use crate::process::Supervisor;
 use crate::procfs::Interpreter;
+use std::collections::BTreeSet;
+use unstale_protocol::host::Numbering;
 
 /// A process in one line: pid, parent, stack start (0: not known), command words separated by `|`.
 pub(crate) fn known(pid: u32, parent: u32, stack: u64, command: &str) -> Known {
@@ -233,6 +235,71 @@ fn equal_unsupervised_units_are_numbered_and_keep_their_numbers() {
         unit.expect("unit").slot.to_string()
     };
     assert_eq!((slot(40), slot(20)), (slots[0].clone(), slots[1].clone()));
+}
+
+/// The numbers of a host's units as they would be remembered.
+fn remembered(host: &mut Host) -> Numbering {
+    slot::numbering(&host.look().units, &BTreeSet::new(), "boot")
+}
+
+#[test]
+fn a_living_process_keeps_its_number_across_a_restart_of_the_agent() {
+    let mut host = Host::new(vec![known(10, 1, 5, CELERY), known(20, 1, 6, CELERY), known(30, 1, 7, CELERY)]);
+    let slots = host.slots();
+    let kept = remembered(&mut host);
+    assert_eq!(kept.given.keys().map(SlotId::as_str).collect::<Vec<_>>(), slots);
+    // While no agent runs, the second one ends, and another is started.
+    host.python.remove(&Pid(20));
+    host.python.insert(Pid(40), known(40, 1, 8, CELERY));
+    host.numbers = Numbers::recalled(&kept, "boot");
+    let by_slot = |host: &mut Host| -> Vec<(String, String)> {
+        host.look().units.iter().map(|unit| (unit.slot.to_string(), unit.id.to_string())).collect()
+    };
+    let expected: Vec<(String, String)> =
+        slots.iter().cloned().zip(["celery:10", "celery:40", "celery:30"].map(str::to_owned)).collect();
+    assert_eq!(by_slot(&mut host), expected);
+    // The first one alone goes, as where it was drained: nobody takes its place unasked.
+    let kept = remembered(&mut host);
+    host.python.remove(&Pid(10));
+    host.numbers = Numbers::recalled(&kept, "boot");
+    assert_eq!(by_slot(&mut host), expected[1..]);
+}
+
+#[test]
+fn numbers_of_another_boot_or_of_nothing_that_can_be_read_are_forgotten() {
+    let mut host = Host::new(vec![known(10, 1, 5, CELERY), known(20, 1, 6, CELERY)]);
+    let slots = host.slots();
+    let kept = remembered(&mut host);
+    host.python.remove(&Pid(10));
+    let mut check = |kept: &Numbering, boot_id: &str, expected: &str| {
+        host.numbers = Numbers::recalled(kept, boot_id);
+        assert_eq!(host.slots(), [expected], "{kept:?} in {boot_id}");
+    };
+    check(&kept, "boot", &slots[1]);
+    check(&kept, "another boot", &slots[0]);
+    check(&Numbering { boot_id: String::new(), ..kept.clone() }, "", &slots[0]);
+    let root = ProcessIdentity { pid: Pid(20), start_ticks: 200, pid_namespace: 1 };
+    for name in ["celery", "/2", "celery/", "celery/none/-1", "celery/none/99999999999"] {
+        let given = BTreeMap::from([(SlotId::new(name).expect("name"), root)]);
+        check(&Numbering { given, ..kept.clone() }, "boot", &slots[0]);
+    }
+    // A process that took the pid of one that has ended is another one.
+    let other = ProcessIdentity { start_ticks: 7, ..root };
+    let given = BTreeMap::from([(kept.given.keys().next_back().expect("two").clone(), other)]);
+    check(&Numbering { given, ..kept.clone() }, "boot", &slots[0]);
+}
+
+#[test]
+fn what_is_remembered_of_numbers_is_bounded_and_what_is_named_comes_first() {
+    let mut supervised = known(5000, 1, 5000, CELERY);
+    supervised.facts.cgroup = "/system.slice/shop.service".to_owned();
+    let equal = (10..1_510).map(|pid| known(pid, 1, u64::from(pid), CELERY));
+    let mut host = Host::new(equal.chain([supervised]).collect());
+    let units = host.look().units;
+    let last = units.iter().find(|unit| unit.id.as_str() == "celery:1509").expect("unit");
+    let kept = slot::numbering(&units, &BTreeSet::from([&last.slot]), "boot").given;
+    assert_eq!((kept.len(), kept.contains_key(&last.slot)), (1_000, true));
+    assert!(kept.keys().all(|slot| slot.as_str().starts_with("celery/none/")));
 }
 
 #[test]

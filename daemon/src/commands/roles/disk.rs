@@ -9,7 +9,7 @@ use unstale_protocol::host::Record;
 use unstale_protocol::ids::Incarnation;
 
 /// Tables that records are read back from.
-const TABLES: [&str; 4] = ["desired", "slots", "intents", "decided"];
+const TABLES: [&str; 5] = ["desired", "slots", "intents", "decided", "numbering"];
 const LIFE: &str = "life";
 const COUNTER: &str = "counter";
 
@@ -86,6 +86,7 @@ fn change(record: &Record) -> Result<Change, serde_json::Error> {
         Record::Intent { intent, .. } => ("intents", intent.slot.to_string(), true),
         Record::IntentOver(slot) => ("intents", slot.to_string(), false),
         Record::Decided(_) => ("decided", "decided".to_owned(), true),
+        Record::Numbering(_) => ("numbering", "numbering".to_owned(), true),
         Record::Slot(slot, kept) => ("slots", slot.to_string(), kept.is_some()),
     };
     let value = if is_kept { Some(serde_json::to_vec(record)?) } else { None };
@@ -96,8 +97,9 @@ fn change(record: &Record) -> Result<Change, serde_json::Error> {
 mod tests {
     use super::*;
     use crate::store::{StateDir, Which};
-    use unstale_protocol::host::SlotRecord;
-    use unstale_protocol::ids::SlotId;
+    use std::collections::BTreeMap;
+    use unstale_protocol::host::{Numbering, SlotRecord};
+    use unstale_protocol::ids::{Pid, ProcessIdentity, SlotId};
     use unstale_protocol::message::Desired;
 
     #[test]
@@ -108,14 +110,17 @@ mod tests {
         let desired = Record::Desired(Desired::default());
         let slot = SlotId::new("celery/none/x/0/0").unwrap();
         let kept = Record::Slot(slot.clone(), Some(SlotRecord::default()));
-        first.commit(&[desired.clone(), kept.clone()]).unwrap();
+        let identity = ProcessIdentity { pid: Pid(7), start_ticks: 1, pid_namespace: 0 };
+        let given = BTreeMap::from([(slot.clone(), identity)]);
+        let numbering = Record::Numbering(Numbering { boot_id: "boot".to_owned(), given });
+        first.commit(&[desired.clone(), kept.clone(), numbering.clone()]).unwrap();
         let (counter, random) = (first.incarnation().counter, first.incarnation().random);
         drop(first);
         let mut second = AgentDisk::open(state.open(Which::Agent).unwrap()).unwrap();
         assert_eq!(second.incarnation().counter, counter + 1);
         assert_ne!(second.incarnation().random, random);
-        assert_eq!(second.records().unwrap(), [desired.clone(), kept]);
+        assert_eq!(second.records().unwrap(), [desired.clone(), kept, numbering.clone()]);
         second.commit(&[Record::Slot(slot, None)]).unwrap();
-        assert_eq!(second.records().unwrap(), [desired]);
+        assert_eq!(second.records().unwrap(), [desired, numbering]);
     }
 }
