@@ -148,7 +148,7 @@ pub async fn run(
     }
     let surveyor = Arc::new(Mutex::new(Surveyor::new(eyes, Arc::clone(&hands), rules, decided)));
     let mut acts = Acts::recover(&config, Arc::clone(&hands), Arc::clone(&surveyor));
-    let mut looks = Looks::new(config.scan_interval, config.look_interval);
+    let mut looks = Looks::new(config.scan_interval, config.look_interval, config.seed);
     let mut watcher = Watch::new(WatchOptions::default()).ok();
     if watcher.is_none() {
         let interval_s = config.look_interval.as_secs();
@@ -183,11 +183,9 @@ pub async fn run(
             }
         }
         looks::forget_manifests(&host, &mut manifests);
-        for digest in looks::wanted_manifests(&host, &manifests) {
-            if looks.ask_manifest(digest, clock.now()) {
-                // A full channel loses the request; it is repeated.
-                outgoing.try_send(Outgoing::WantManifest(digest)).unwrap_or_default();
-            }
+        for digest in looks.manifests_to_ask(looks::wanted_manifests(&host, &manifests), clock.now()) {
+            // A full channel loses the request; it is repeated.
+            outgoing.try_send(Outgoing::WantManifest(digest)).unwrap_or_default();
         }
         if let Some(full) = looks.due(clock.now()) {
             let asked = looks::asked(&host, &manifests, full, clock.now());
@@ -202,7 +200,10 @@ pub async fn run(
             () = shutdown.cancelled() => return Ok(()),
             message = incoming.recv() => match message {
                 None => return Ok(()),
-                Some(Incoming::Connected) => host.handle_connected(clock.now()),
+                Some(Incoming::Connected) => {
+                    looks.ask_manifests_anew();
+                    host.handle_connected(clock.now());
+                }
                 Some(Incoming::Desired(desired)) => host.handle_desired(&desired, clock.now()),
                 Some(Incoming::Permit(permit)) => host.handle_permit(&permit, clock.now()),
                 Some(Incoming::Manifest(digest, manifest)) => {

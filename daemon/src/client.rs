@@ -27,6 +27,10 @@ const LINE_MAX_BYTES: usize = 1 << 20;
 /// How long an answer may take; an event stream shows a sign of life every 15 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often, and how many times, a coordinator is looked for that is being restarted: for half a minute.
+const RETURN_INTERVAL: Duration = Duration::from_millis(500);
+const RETURN_TRIES: u32 = 60;
+
 /// Where the coordinator listens unless something else is said.
 const SYSTEM_SOCKET: &str = "/run/unstale/coordinator.sock";
 
@@ -153,6 +157,23 @@ impl Client {
     /// [`ClientError`].
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Asks with GET, again and again while the coordinator is being restarted: for who waits on it.
+    ///
+    /// # Errors
+    /// [`ClientError`], once it has not come back within half a minute.
+    pub(crate) async fn get_once_back<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let mut tries = 0;
+        loop {
+            match self.get(path).await {
+                Err(ClientError::NobodyListens { .. } | ClientError::Broken { .. }) if tries < RETURN_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(RETURN_INTERVAL).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Asks with POST.

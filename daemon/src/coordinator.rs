@@ -531,7 +531,7 @@ fn refusal(refused: &Refused) -> api::Refusal {
         Refused::NotCurrent(..) => (409, "not-current", "name the current revision, or only the app"),
         Refused::Aborted(..) => (409, "aborted", "`unstale broadcast` begins a new revision"),
         Refused::NoDrain(_) => (404, "no-such-drain", "`unstale status` lists them"),
-        Refused::NotLeader => (503, "not-leader", "ask the coordinator that leads; `unstale status` there says so"),
+        Refused::NotLeader(_) => (503, "not-leader", "ask the coordinator that leads; `unstale status` there says so"),
         Refused::TooManyProbes => (429, "too-many-dry-runs", "try again when they are over"),
         Refused::NoHost(_) => (404, "no-such-host", "`unstale status` lists them"),
     };

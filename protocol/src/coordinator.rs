@@ -15,7 +15,7 @@ mod slots;
 mod status;
 mod tally;
 
-pub use lead::{Leadership, Lease, Standing};
+pub use lead::{Leadership, Lease, Reports, Standing};
 pub use probe::{PROBES_MAX, ProbeHost, ProbeStatus};
 pub use record::{
     Broadcast, DrainRecord, Event, HostRecord, MaxUnavailable, MaxUnavailableError, PermitRecord, Record,
@@ -64,8 +64,12 @@ pub struct CoordinatorPolicy {
     pub drains_only: bool,
     /// Whether others can lead the same fleet.
     pub leadership: Leadership,
+    /// Whom the bus brings reports, where others can lead.
+    pub reports: Reports,
     /// Drawn at the start of this life where others can lead: it tells two reigns of one number apart.
     pub life: Salt,
+    /// The host on which it runs, as others are told.
+    pub host: Option<HostName>,
 }
 
 impl Default for CoordinatorPolicy {
@@ -83,7 +87,9 @@ impl Default for CoordinatorPolicy {
             probe_lifetime: Duration::from_secs(15),
             drains_only: false,
             leadership: Leadership::Sole,
+            reports: Reports::ToAll,
             life: Salt::default(),
+            host: None,
         }
     }
 }
@@ -126,12 +132,16 @@ pub enum Refused {
     /// There is no such host.
     #[error("no host of the name {0} is known")]
     NoHost(HostName),
-    /// Another coordinator leads, or nobody does.
-    #[error("this coordinator stands by: it does not lead the fleet")]
-    NotLeader,
+    /// Another coordinator leads, or nobody does: the host of whoever led last, where it is known.
+    #[error("this coordinator stands by: {}", led_by(.0.as_ref()))]
+    NotLeader(Option<HostName>),
     /// So many dry runs are under way.
     #[error("{PROBES_MAX} dry runs are under way already")]
     TooManyProbes,
+}
+
+fn led_by(leader: Option<&HostName>) -> String {
+    leader.map_or_else(|| "it does not lead the fleet".to_owned(), |host| format!("the one on {host} leads the fleet"))
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +206,8 @@ pub struct Coordinator {
     seen: Version,
     /// Who wrote the state that `version` names.
     author: Salt,
+    /// The host of the other coordinator that wrote the newest state found on the bus.
+    led_on: Option<HostName>,
     /// Not all that was desired before this reign may be known.
     partial: bool,
     /// The newest state of somebody else's that was taken over: whoever wrote it may have granted what this disk lacks.
@@ -255,6 +267,7 @@ impl Coordinator {
             is_numbered: false,
             seen: Version::default(),
             author: policy.life,
+            led_on: None,
             partial: false,
             adopted: Version::default(),
             asserted: Version::default(),
@@ -290,7 +303,8 @@ impl Coordinator {
         machine.knew_hosts = machine.all_hosts && !machine.hosts.is_empty();
         machine.seen = machine.version;
         if machine.standing == Standing::Sole {
-            machine.listening.begin(now);
+            machine.listening.is_connected = true;
+            machine.listen(now);
             machine.reign(machine.version.epoch.next(), now);
         }
         machine
@@ -416,6 +430,7 @@ impl Coordinator {
             author: self.author,
             partial: self.partial,
             hosts: (!self.lost_hosts).then(|| self.expected_count()),
+            leader: self.policy.host.clone(),
             must: if self.partial { vec![PARTIAL.to_owned()] } else { Vec::new() },
         }
     }

@@ -108,6 +108,8 @@ pub struct Host {
     wants: BTreeMap<SlotId, Want>,
     ask_at: Option<Moment>,
     report_at: Moment,
+    /// All hosts hear of a new state at once: each says what came of it at another moment, not before this one.
+    quiet_until: Moment,
     reported: Option<Report>,
     reported_at: Option<Moment>,
     scanned: bool,
@@ -144,6 +146,7 @@ impl Host {
             wants: BTreeMap::new(),
             ask_at: None,
             report_at: now,
+            quiet_until: now,
             reported: None,
             reported_at: None,
             scanned: false,
@@ -188,7 +191,7 @@ impl Host {
         let is_unaware =
             desired.epoch > accepted.epoch && desired.generation <= accepted.generation && !desired.partial;
         if is_unaware {
-            self.report_at = now;
+            self.report_with_others(now);
         }
         if desired.version() < accepted || is_rival || is_unaware {
             self.refused = Some(desired.version());
@@ -199,7 +202,7 @@ impl Host {
         }
         if let Some(name) = not_understood(&desired.must) {
             self.unsupported = Some(name.to_owned());
-            self.report_at = now;
+            self.report_with_others(now);
             return;
         }
         self.unsupported = None;
@@ -218,8 +221,17 @@ impl Host {
             slot.call_back(&changed, &drains, now);
         }
         self.actions.push_back(Action::Look);
-        self.report_at = now;
+        self.report_with_others(now);
         self.review(now);
+    }
+
+    /// A report is due on what every host hears at this moment: at a random one within the pause of changes.
+    fn report_with_others(&mut self, now: Moment) {
+        // Of states that come one upon the other the first decides.
+        if self.quiet_until <= now {
+            self.quiet_until = now.after(self.random_part(self.policy.change_interval));
+        }
+        self.report_at = self.report_at.min(self.quiet_until);
     }
 
     /// A revision that means something else now was given its number twice: what was seen of the first says nothing.

@@ -53,6 +53,9 @@ pub struct Desired {
     /// did not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hosts: Option<u32>,
+    /// The host on which its coordinator runs, for people who ask one that stands by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<HostName>,
     /// Fields that must not be ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub must: Vec<String>,

@@ -12,8 +12,10 @@ use unstale_protocol::ids::{Revision, SlotId};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::time::Moment;
 
-/// Pause before a manifest is asked for again.
+/// Shortest pause before a manifest is asked for again. It doubles from one request to the next, up to half of the longest;
+/// each is longer by a random part of itself, so that agents that miss the same one do not ask together.
 const MANIFEST_PAUSE: Duration = Duration::from_secs(2);
+const MANIFEST_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// One look at a time; what is asked for meanwhile follows.
 #[derive(Debug)]
@@ -23,18 +25,22 @@ pub(super) struct Looks {
     scan_at: Moment,
     look_at: Moment,
     is_under_way: bool,
-    asked_manifests: BTreeMap<Fingerprint, Moment>,
+    /// When each manifest that is missing is asked for again, and the pause that this came from.
+    missing: BTreeMap<Fingerprint, (Moment, Duration)>,
+    jitter: u64,
 }
 
 impl Looks {
-    pub(super) fn new(scan_interval: Duration, look_interval: Duration) -> Self {
+    /// `seed` feeds the jitter of pauses.
+    pub(super) fn new(scan_interval: Duration, look_interval: Duration, seed: u64) -> Self {
         Self {
             scan_interval,
             look_interval,
             scan_at: Moment(0),
             look_at: Moment(0),
             is_under_way: false,
-            asked_manifests: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            jitter: seed | 1,
         }
     }
 
@@ -62,15 +68,39 @@ impl Looks {
 
     pub(super) fn next_due(&self) -> Moment {
         // While a look is under way its answer wakes the driver.
-        if self.is_under_way { Moment(u64::MAX / 2) } else { self.scan_at.min(self.look_at) }
+        let look = if self.is_under_way { Moment(u64::MAX / 2) } else { self.scan_at.min(self.look_at) };
+        self.missing.values().map(|(at, _)| *at).fold(look, Moment::min)
     }
 
-    pub(super) fn ask_manifest(&mut self, digest: Fingerprint, now: Moment) -> bool {
-        let is_due = self.asked_manifests.get(&digest).is_none_or(|at| now >= at.after(MANIFEST_PAUSE));
-        if is_due {
-            self.asked_manifests.insert(digest, now);
+    /// Returns those of the manifests that are missing that are to be asked for now.
+    pub(super) fn manifests_to_ask(&mut self, missing: Vec<Fingerprint>, now: Moment) -> Vec<Fingerprint> {
+        self.missing.retain(|digest, _| missing.contains(digest));
+        missing.into_iter().filter(|digest| self.ask_manifest(*digest, now)).collect()
+    }
+
+    /// Another coordinator may answer from now on: what is missing is asked for at once.
+    pub(super) fn ask_manifests_anew(&mut self) {
+        self.missing.clear();
+    }
+
+    fn ask_manifest(&mut self, digest: Fingerprint, now: Moment) -> bool {
+        let last = self.missing.get(&digest).copied();
+        if last.is_some_and(|(at, _)| now < at) {
+            return false;
         }
-        is_due
+        let pause = last.map_or(MANIFEST_PAUSE, |(_, pause)| (pause * 2).min(MANIFEST_PAUSE_MAX / 2));
+        let next = now.after(pause + self.random_part(pause));
+        self.missing.insert(digest, (next, pause));
+        true
+    }
+
+    /// Returns a pseudo-random part of `span`: xorshift, seeded at the start.
+    fn random_part(&mut self, span: Duration) -> Duration {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.jitter % millis.max(1))
     }
 }
 
@@ -120,4 +150,49 @@ pub(super) fn asked(
         Some((probe.id.clone(), KnownManifest { app: probe.app.clone(), revision: Revision::default(), manifest }))
     });
     Asked { begun_at, full, manifests: known, awaited, slots, probes: probes.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: Fingerprint = Fingerprint([7; 32]);
+
+    /// Returns when a manifest is asked for that never comes, in milliseconds.
+    fn asked(seed: u64, until: u64) -> Vec<u64> {
+        let mut looks = Looks::new(Duration::from_secs(2), Duration::from_mins(1), seed);
+        looks.is_under_way = true;
+        let (mut at, mut asked) = (0, Vec::new());
+        while at < until {
+            asked.extend(looks.manifests_to_ask(vec![DIGEST], Moment(at)).iter().map(|_| at));
+            let next = looks.next_due().0;
+            assert!(next > at, "the driver would spin");
+            at = next;
+        }
+        asked
+    }
+
+    #[test]
+    fn a_manifest_that_does_not_come_is_asked_for_less_and_less_often_and_not_by_all_at_once() {
+        let pauses = |seed| asked(seed, 600_000).windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
+        for seed in 0..50 {
+            for (number, pause) in pauses(seed).into_iter().enumerate() {
+                let least = (2_000_u64 << number.min(10)).min(30_000);
+                assert!((least..=2 * least).contains(&pause), "seed {seed}: pause {number} is {pause} ms");
+            }
+        }
+        let second: std::collections::BTreeSet<_> = (0..50).map(|seed| asked(seed << 20, 600_000)[1] / 100).collect();
+        assert!(second.len() > 10, "{second:?}");
+    }
+
+    #[test]
+    fn what_is_no_longer_missing_or_may_be_answered_by_another_begins_anew() {
+        let mut looks = Looks::new(Duration::from_secs(2), Duration::from_mins(1), 1);
+        assert_eq!(looks.manifests_to_ask(vec![DIGEST], Moment(0)), [DIGEST]);
+        assert_eq!(looks.manifests_to_ask(vec![DIGEST], Moment(1)), []);
+        looks.ask_manifests_anew();
+        assert_eq!(looks.manifests_to_ask(vec![DIGEST], Moment(2)), [DIGEST]);
+        assert_eq!(looks.manifests_to_ask(vec![], Moment(3)), []);
+        assert_eq!(looks.manifests_to_ask(vec![DIGEST], Moment(4)), [DIGEST]);
+    }
 }

@@ -172,12 +172,15 @@ pub(crate) struct RolloutUnits {
     /// Stale and still to be restarted, or being restarted.
     #[serde(default)]
     pub(crate) pending: u32,
+    /// Last known on hosts that are silent, or that the coordinator does not hear: part of no proof.
+    #[serde(default)]
+    pub(crate) unheard: u32,
 }
 
 impl RolloutUnits {
     /// Returns how many units there are, gone ones apart.
     pub(crate) fn total(&self) -> u32 {
-        self.converged + self.failed + self.waiting + self.blocked + self.unknown + self.pending
+        self.converged + self.failed + self.waiting + self.blocked + self.unknown + self.pending + self.unheard
     }
 }
 

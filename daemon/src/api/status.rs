@@ -45,6 +45,12 @@ pub(crate) struct StatusBus {
     pub(crate) because: Option<String>,
     /// Whether this coordinator leads; another one may, where it does not.
     pub(crate) leads: bool,
+    /// The host of the coordinator that leads, or led last, as far as it is known.
+    #[serde(default)]
+    pub(crate) leader: Option<String>,
+    /// Whether everything on it is signed; none where an older coordinator did not say.
+    #[serde(default)]
+    pub(crate) signed: Option<bool>,
     /// The key that signs; none where nothing is signed and everybody believed.
     #[serde(default)]
     pub(crate) key: Option<String>,
@@ -85,7 +91,7 @@ pub(crate) struct StatusApp {
 pub(crate) struct StatusHost {
     /// Its name.
     pub(crate) host: String,
-    /// `reporting`, `silent`, `leaving` or `expected`.
+    /// `reporting`, `silent`, `leaving`, `expected`, or `unheard` where the coordinator stands by and hears no reports.
     pub(crate) standing: String,
     /// How long ago it reported, in milliseconds.
     #[serde(default)]

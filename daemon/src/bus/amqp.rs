@@ -6,6 +6,7 @@
 //! `unstale.FLEET.`.
 
 mod agent;
+mod answered;
 mod condition;
 mod coordinator;
 mod names;

@@ -34,7 +34,9 @@ pub(super) async fn run(args: CoordinatorRoleArgs, surroundings: Surroundings) -
     parts.add_coordinator(CoordinatorPart {
         policy: CoordinatorPolicy {
             leadership: Leadership::Leased,
+            reports: wire.reports(),
             life: salt().context("cannot read random numbers")?,
+            host: roles::name(&config).ok(),
             ..coordinator_policy(&config)
         },
         state: &state,

@@ -1,7 +1,7 @@
 //! `unstale drain` and `undrain`: units out of work by hand, and back.
 
 use super::local::{self, Reach};
-use crate::api::{Drain, DrainRequest, DrainStanding, Drains, Status};
+use crate::api::{Drain, DrainRequest, DrainStanding, Drains, Status, StatusHost};
 use crate::cli::{DrainArgs, LogArgs, Output, Selector, Span, Surroundings, UndrainArgs};
 use crate::client::{Client, encoded};
 use crate::clock::Clock;
@@ -135,7 +135,8 @@ impl Wait<'_> {
                     return Ok::<(), crate::client::ClientError>(());
                 }
                 tokio::time::sleep(LOOK_INTERVAL).await;
-                let status: Status = client.get("/v1/status").await?;
+                // What was asked for is on the coordinator's disk: one that is being restarted goes on with it.
+                let status: Status = client.get_once_back("/v1/status").await?;
                 for drain in &mut drains.drains {
                     match status.drains.iter().find(|now| now.id == drain.id) {
                         Some(now) => drain.clone_from(now),
@@ -187,11 +188,12 @@ impl Wait<'_> {
     }
 }
 
-/// A unit is back once it is up; a slot that its host no longer names holds no announced app any more.
+/// A unit is back once it is up; a slot that its host no longer names holds no announced app any more. A coordinator that
+/// was just started has not heard of any.
 fn look_for_return(drain: &mut Drain, status: &Status) {
-    let host = status.hosts.iter().find(|host| host.host == drain.host);
-    let slot = host.and_then(|host| host.slots.iter().find(|slot| slot.slot == drain.slot));
-    let Some(slot) = slot else {
+    let is_heard = |host: &&StatusHost| host.host == drain.host && host.scanned && host.standing != "unheard";
+    let Some(host) = status.hosts.iter().find(is_heard) else { return };
+    let Some(slot) = host.slots.iter().find(|slot| slot.slot == drain.slot) else {
         drain.standing = DrainStanding::Returned;
         return;
     };
@@ -225,4 +227,82 @@ fn exit(drains: &Drains) -> Exit {
 /// nothing is proven.
 fn is_whole(drains: &Drains) -> bool {
     !drains.drains.is_empty() && drains.unseen.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{CoordinatorArgs, LogFormat};
+    use crate::control::{self, Command};
+    use crate::http::{Listener, serve};
+    use std::path::Path;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    fn drain(standing: DrainStanding) -> Drain {
+        let drain =
+            serde_json::json!({"id": "drain-1", "host": "web-1", "slot": "celery/none/1", "standing": standing});
+        serde_json::from_value(drain).unwrap()
+    }
+
+    fn host(scanned: bool, phase: Option<&str>) -> StatusHost {
+        let slot =
+            |phase| serde_json::json!({"slot": "celery/none/1", "verdict": "fresh", "phase": phase, "because": ""});
+        let host = serde_json::json!({
+            "host": "web-1", "standing": "reporting", "scanned": scanned, "apps": {},
+            "slots": phase.map(slot).into_iter().collect::<Vec<_>>(),
+        });
+        serde_json::from_value(host).unwrap()
+    }
+
+    /// Runs a coordinator that says this of the drain, for one answer.
+    async fn answer_once(socket: &Path, standing: DrainStanding) {
+        let (asker, mut desk) = control::channel();
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let listener = Listener::bind(socket).unwrap();
+        desk.is_ready.send_replace(true);
+        let server = tasks.spawn(serve(listener, asker, tasks.clone(), shutdown.clone()));
+        let Some(Command::Status(answer)) = desk.commands.recv().await else { panic!("status is asked for") };
+        answer.send(Ok(Status { drains: vec![drain(standing)], ..Status::default() })).unwrap();
+        // So that the answer leaves.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_a_drain_outlasts_a_coordinator_that_is_restarted() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("c.sock");
+        // The client looks for a listener first.
+        let listener = Listener::bind(&socket).unwrap();
+        let place = CoordinatorArgs { coordinator: Some(format!("unix:{}", socket.display()).parse().unwrap()) };
+        let client = Client::find(&place, &Surroundings::default()).await.unwrap();
+        drop(listener);
+        let log = LogArgs { verbose: 0, quiet: true, log_format: LogFormat::Text, no_color: true };
+        let wait = Wait { client: &client, limit: None, grace: None, log, afterwards: Afterwards::GoesOn };
+        let asked = Drains { drains: vec![drain(DrainStanding::Waiting)], ..Drains::default() };
+        let coordinators = async {
+            answer_once(&socket, DrainStanding::Draining).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer_once(&socket, DrainStanding::Drained).await;
+        };
+        let (waited, ()) = tokio::join!(wait.run(&asked), coordinators);
+        let (drains, ended) = waited.unwrap();
+        assert_eq!((drains.drains[0].standing, ended), (DrainStanding::Drained, None));
+    }
+
+    #[test]
+    fn what_a_coordinator_has_not_heard_of_yet_is_not_given_back() {
+        let standing = |hosts: Vec<StatusHost>| {
+            let mut returning = drain(DrainStanding::Returning);
+            look_for_return(&mut returning, &Status { hosts, ..Status::default() });
+            returning.standing
+        };
+        assert_eq!(standing(vec![]), DrainStanding::Returning);
+        assert_eq!(standing(vec![host(false, None)]), DrainStanding::Returning);
+        assert_eq!(standing(vec![host(true, Some("drained"))]), DrainStanding::Returning);
+        assert_eq!(standing(vec![host(true, Some("up"))]), DrainStanding::Returned);
+        assert_eq!(standing(vec![host(true, None)]), DrainStanding::Returned);
+    }
 }

@@ -108,18 +108,7 @@ impl Wait<'_> {
 
     /// Reads the counts; a coordinator that is being restarted is waited for.
     async fn look(&self) -> Result<Rollout, ClientError> {
-        let path = self.path();
-        let mut tries = 0;
-        loop {
-            match self.client.get(&path).await {
-                Err(ClientError::NobodyListens { .. } | ClientError::Broken { .. }) if tries < 60 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                Ok(rollout) => return Ok(self.counted(rollout)),
-                Err(error) => return Err(error),
-            }
-        }
+        Ok(self.counted(self.client.get_once_back(&self.path()).await?))
     }
 
     /// Leaves what happened since the call.

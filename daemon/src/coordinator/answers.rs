@@ -2,8 +2,8 @@
 
 use crate::api;
 use crate::cli::Selector;
-use std::collections::BTreeMap;
-use unstale_protocol::coordinator::{Coordinator, DrainStatus, Outcome, RolloutStatus, UnitStatus};
+use std::collections::{BTreeMap, BTreeSet};
+use unstale_protocol::coordinator::{Coordinator, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
 use unstale_protocol::ids::{AppName, HostName, SlotId};
 use unstale_protocol::message::{DoneResult, OtherUnit, Phase, Purpose, Report, SlotReport};
 use unstale_protocol::time::Moment;
@@ -12,6 +12,12 @@ use unstale_protocol::verdict::Verdict;
 /// What is said of a host whose name two agents answer to.
 const DOUBLED: &str = "two agents answer to this name: stop one, or give it another --host; where there is one alone, it has \
                        lost its state: `unstale forget` the host, and it is taken in again";
+/// How a host stands that reported before this coordinator stood by.
+const UNHEARD: &str = "unheard";
+/// What is said of a unit whose host is silent, or comes to be heard by somebody else.
+const NOT_HEARD: &str = "its host is not heard now";
+/// What is said of what stands on hosts by a coordinator that hears none of them.
+pub(super) const STANDS_BY: &str = "this coordinator stands by and hears no reports";
 /// Most reasons for which messages changed nothing on one host, and the longest of them, in bytes.
 const REASONS_MAX: usize = 16;
 const REASON_MAX_BYTES: usize = 32;
@@ -27,16 +33,20 @@ pub(super) fn rollout(status: &RolloutStatus, wall_ms: u64) -> api::Rollout {
         blocked: status.units.blocked,
         gone: status.units.gone,
         unknown: status.units.unknown,
+        unheard: status.units.unheard,
         ..api::RolloutUnits::default()
     };
     let mut sources: BTreeMap<String, u32> = BTreeMap::new();
-    for app in status.hosts.iter().filter_map(|host| host.app.as_ref()) {
+    let is_out = |host: &HostStatus| host.silent || status.unheard;
+    for app in status.hosts.iter().filter(|host| !is_out(host)).filter_map(|host| host.app.as_ref()) {
         units.waiting = units.waiting.saturating_add(app.units.waiting);
         units.pending = units.pending.saturating_add(app.units.stale).saturating_add(app.units.acting);
         if let Some(source) = &app.source {
             *sources.entry(source.clone()).or_default() += 1;
         }
     }
+    let out: BTreeSet<&HostName> = status.hosts.iter().filter(|host| is_out(host)).map(|host| &host.host).collect();
+    let details = status.detail.iter().map(|unit| detail(unit, status, !out.contains(&unit.host)));
     api::Rollout {
         schema: "unstale.broadcast/1".to_owned(),
         app: status.app.clone(),
@@ -52,7 +62,7 @@ pub(super) fn rollout(status: &RolloutStatus, wall_ms: u64) -> api::Rollout {
         bystanders: status.bystanders,
         purged_files: status.purged_files,
         elapsed_ms: wall_ms.saturating_sub(status.record.at_ms),
-        units_detail: status.detail.iter().map(|unit| detail(unit, status)).collect(),
+        units_detail: details.collect(),
         findings: Vec::new(),
         dry_run: false,
         would_purge: Vec::new(),
@@ -74,7 +84,7 @@ fn outcome(outcome: &Outcome) -> (api::Outcome, Option<String>) {
     }
 }
 
-fn detail(unit: &UnitStatus, status: &RolloutStatus) -> api::RolloutUnit {
+fn detail(unit: &UnitStatus, status: &RolloutStatus, is_heard: bool) -> api::RolloutUnit {
     let done = unit.done.as_ref().filter(|done| match &done.purpose {
         Purpose::Restart(apps) => apps.get(&status.app) == Some(&status.record.revision),
         Purpose::Drain(_) => true,
@@ -84,6 +94,7 @@ fn detail(unit: &UnitStatus, status: &RolloutStatus) -> api::RolloutUnit {
         (Phase::Gone, _) => "gone",
         (Phase::Drained, _) => "drained",
         (phase, _) if phase.is_acting() || matches!(phase, Phase::Asking | Phase::Down) => "pending",
+        (_, Some(Verdict::Fresh)) if !is_heard => "unknown",
         (_, Some(Verdict::Fresh)) => "converged",
         (_, Some(Verdict::Stale)) if done.is_some_and(|done| done.result == DoneResult::Refused) => "blocked",
         (_, Some(Verdict::Stale)) => "waiting",
@@ -97,6 +108,13 @@ fn detail(unit: &UnitStatus, status: &RolloutStatus) -> api::RolloutUnit {
     let because = match done {
         Some(done) if outcome == "converged" && !done.because.is_empty() => done.because.clone(),
         _ => unit.because.clone(),
+    };
+    let because = if is_heard {
+        because
+    } else if because.is_empty() {
+        NOT_HEARD.to_owned()
+    } else {
+        format!("{NOT_HEARD}; it last said: {because}")
     };
     api::RolloutUnit {
         host: unit.host.to_string(),
@@ -175,6 +193,8 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         host.rejected = rejected(report);
         if report.leaving {
             "leaving".clone_into(&mut host.standing);
+        } else if machine.is_unheard(now) {
+            UNHEARD.clone_into(&mut host.standing);
         } else if machine.is_host_silent(&report.host, now) {
             "silent".clone_into(&mut host.standing);
         }
@@ -374,6 +394,7 @@ pub(super) fn looked_for(machine: &Coordinator, selectors: &[Selector]) -> Vec<A
 pub(super) fn why_unknown(host: &api::StatusHost, apps: &[AppName]) -> Option<String> {
     let is_unseen = |app: &&AppName| host.apps.get(*app).is_none_or(|of_host| of_host.unseen);
     match (host.scanned, host.standing.as_str()) {
+        (_, UNHEARD) => Some(STANDS_BY.to_owned()),
         (true, "silent") => Some("it is silent: what has come up there since is not known".to_owned()),
         // Nobody waits for a host that has left.
         (true, "leaving") => None,

@@ -7,9 +7,11 @@ use crate::cli::{AppTarget, Selector};
 use crate::control::{self, Asker, Caller};
 use crate::store::{StateDir, Which};
 use std::collections::BTreeMap;
+use unstale_protocol::coordinator::{Leadership, Reports};
 use unstale_protocol::ids::{Epoch, Generation, HostName, Incarnation, Revision, SchemaVersion, Version};
 use unstale_protocol::manifest::Manifest;
 use unstale_protocol::message::Desired;
+use unstale_protocol::time::Moment;
 
 fn shop() -> AppName {
     AppName::new("shop").unwrap()
@@ -26,12 +28,22 @@ fn request() -> api::BroadcastRequest {
 
 /// Runs a coordinator on `state` while `check` talks to it.
 async fn with_driver<F: Future<Output = ()>>(state: &StateDir, check: impl FnOnce(Asker, CoordinatorSide) -> F) {
-    let (end, side) = ends::coordinator();
-    let (asker, desk) = control::channel();
     let host = HostName::new("here").unwrap();
     let policy = CoordinatorPolicy { expected_hosts: [host].into(), ..CoordinatorPolicy::default() };
+    with_policy(state, policy, None, check).await;
+}
+
+/// The same with this policy, on a bus of this name.
+async fn with_policy<F: Future<Output = ()>>(
+    state: &StateDir,
+    policy: CoordinatorPolicy,
+    bus: Option<String>,
+    check: impl FnOnce(Asker, CoordinatorSide) -> F,
+) {
+    let (end, side) = ends::coordinator();
+    let (asker, desk) = control::channel();
     let store = state.open(Which::Coordinator).unwrap();
-    let driver = Driver::new(policy, store, (end, seal()), desk, Clock::start()).unwrap();
+    let driver = Driver::new(policy, store, (end, seal()), desk, Clock::start()).unwrap().with_bus_url(bus);
     let shutdown = CancellationToken::new();
     let (ended, ()) = tokio::join!(driver.run(shutdown.clone()), async {
         check(asker, side).await;
@@ -445,6 +457,51 @@ async fn what_the_bus_has_lost_or_holds_instead_is_written_again() {
             }
             assert_eq!(*side.desired.borrow(), ours);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_stands_by_and_hears_no_reports_claims_nothing_and_names_who_leads() {
+    let (_directory, state) = state();
+    let policy = CoordinatorPolicy {
+        leadership: Leadership::Leased,
+        reports: Reports::ToLeader,
+        host: Some(HostName::new("web-1").unwrap()),
+        life: unstale_protocol::fingerprint::Salt([1; 16]),
+        ..CoordinatorPolicy::default()
+    };
+    with_policy(&state, policy, Some("amqp://broker".to_owned()), async |asker, side| {
+        let status = async || asker.ask(Command::Status).await.unwrap();
+        let bus = async || status().await.bus.unwrap();
+        side.link.send_replace(ends::Link::Up(1));
+        let lease = ends::Lease { epoch: None, until: Moment(600_000) };
+        ends::deliver(&side.incoming, ToCoordinator::Lease(Some(lease))).unwrap();
+        while !bus().await.leads {}
+        assert_eq!((bus().await.leader.as_deref(), bus().await.signed), (Some("web-1"), Some(false)));
+        broadcast(&asker).await;
+        let ours = desired(&side);
+        assert_eq!(ours.leader.as_ref().map(HostName::as_str), Some("web-1"));
+        deliver(&side, &fresh_report("web-2", ours.version(), 1));
+        while !status().await.hosts.iter().any(|host| host.scanned) {}
+        // Another one takes the lead, with what this one has announced.
+        ends::deliver(&side.incoming, ToCoordinator::Lease(None)).unwrap();
+        let leader = HostName::new("web-9").unwrap();
+        let author = unstale_protocol::fingerprint::Salt([9; 16]);
+        let theirs = Desired { epoch: Epoch(7), leader: Some(leader), author, ..ours };
+        let theirs = seal().close(Channel::Desired, &serde_json::to_string(&theirs).unwrap()).unwrap();
+        ends::deliver(&side.incoming, ToCoordinator::Tip(Some(theirs))).unwrap();
+        while bus().await.leader.as_deref() != Some("web-9") {}
+        assert_eq!((bus().await.leads, status().await.hosts[0].standing.as_str()), (false, "unheard"));
+        let target = AppTarget { app: shop(), revision: None };
+        let rollout = asker.ask(|answer| Command::Rollout(target, answer)).await.unwrap();
+        assert!(!rollout.outcome.is_end() && rollout.because.unwrap().contains("web-9"));
+        assert_eq!((rollout.silent, rollout.units.converged), (Vec::<String>::new(), 0));
+        for (verdict, because) in explained(&asker, "web-2").await {
+            assert!(verdict == "unknown" && because.contains("stands by"), "{verdict}: {because}");
+        }
+        let refused = asker.ask(|answer| Command::Broadcast(Box::new(request()), caller(), answer)).await.unwrap_err();
+        assert!(refused.code == "not-leader" && refused.message.contains("web-9"), "{refused:?}");
     })
     .await;
 }

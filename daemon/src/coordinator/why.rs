@@ -1,7 +1,7 @@
 //! Everything known about a target, as `unstale.why/1` says it.
 
 use super::LocalEvidence;
-use super::answers::{is_chosen, is_chosen_other, is_worker, phase_word, worst};
+use super::answers::{STANDS_BY, is_chosen, is_chosen_other, is_worker, phase_word, worst};
 use super::journal::Journal;
 use crate::api;
 use crate::cli::Selector;
@@ -95,6 +95,9 @@ fn doubt_of_host(machine: &Coordinator, report: &Report, now: Moment) -> Option<
     let host = &report.host;
     if machine.is_host_doubled(host) {
         return Some(doubled());
+    }
+    if machine.is_unheard(now) {
+        return Some(Doubt::new(STANDS_BY, "ask the coordinator that leads"));
     }
     // Nobody waits for a host that has left, unless it is configured.
     let is_awaited = || !report.leaving || !expected(machine, host, now).is_empty();

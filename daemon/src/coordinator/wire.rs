@@ -97,6 +97,8 @@ impl Driver {
             connected: because.is_none(),
             because,
             leads: self.machine.leads(now),
+            leader: self.machine.leader(now).map(ToString::to_string),
+            signed: Some(self.seal.key().is_some()),
             key: self.seal.key().map(|key| key.to_string()),
             rejected: self.seal.rejected(),
         })

@@ -44,7 +44,11 @@ pub(crate) fn text(rollout: &Rollout) -> String {
     }
     if !rollout.silent.is_empty() {
         let names: Vec<String> = rollout.silent.iter().map(|host| plain(host)).collect();
-        writeln!(out, "  silent: {}", names.join(", ")).unwrap_or_default();
+        let left_out = match rollout.units.unheard {
+            0 => String::new(),
+            number => format!(" ({} last known there, part of no proof)", count(number, "unit")),
+        };
+        writeln!(out, "  silent: {}{left_out}", names.join(", ")).unwrap_or_default();
     }
     let told: Vec<_> =
         rollout.units_detail.iter().filter(|unit| unit.outcome != "converged" || unit.action != "none").collect();
@@ -102,6 +106,7 @@ pub(crate) fn units(units: &RolloutUnits) -> String {
     part(units.blocked, style::bad(&format!("{} cannot be restarted", units.blocked)));
     part(units.unknown, style::doubtful(&format!("{} unknown", units.unknown)));
     part(units.waiting, style::doubtful(&format!("{} waiting for source", units.waiting)));
+    part(units.unheard, style::doubtful(&format!("{} not heard of", units.unheard)));
     part(units.pending, format!("{} to go", units.pending));
     let converged = match (units.restarted, units.untouched) {
         (0, _) => format!("{} converged", units.converged),
@@ -174,6 +179,20 @@ mod tests {
           1 host: 12 units, 12 converged (4 restarted, 8 untouched)
           2 files of stale bytecode removed
           1 untracked enum outside verdicts: values that no source text determines
+        "#);
+    }
+
+    #[test]
+    fn what_silent_hosts_had_is_said_to_be_no_part_of_the_proof() {
+        let mut converged = rollout(Outcome::Converged);
+        (converged.hosts, converged.silent) = (2, vec!["web-3".into()]);
+        converged.units = RolloutUnits { converged: 8, untouched: 8, unheard: 4, ..RolloutUnits::default() };
+        insta::assert_snapshot!(shown(&converged), @r#"
+        shop@7  converged and verified after 5.3 s
+          2 hosts: 12 units, 4 not heard of, 8 converged
+          2 files of stale bytecode removed
+          1 untracked enum outside verdicts: values that no source text determines
+          silent: web-3 (4 units last known there, part of no proof)
         "#);
     }
 

@@ -147,7 +147,10 @@ fn write_bus(out: &mut String, bus: &StatusBus, epoch: u64) {
     let standing = match (&bus.because, bus.leads) {
         (Some(because), _) => style::bad(&format!("not reached: {}", plain(because))),
         (None, true) => style::good(&format!("leads in epoch {epoch}")),
-        (None, false) => style::doubtful("stands by, it does not lead"),
+        (None, false) => match &bus.leader {
+            Some(leader) => style::doubtful(&format!("stands by, the coordinator on {} leads", plain(leader))),
+            None => style::doubtful("stands by, it does not lead"),
+        },
     };
     writeln!(out, "fleet {} on {}: {standing}", style::strong(&plain(&bus.fleet)), plain(&bus.url)).unwrap_or_default();
     if bus.key.is_none() {
@@ -343,6 +346,24 @@ mod tests {
           python:7  claims shop: user nobody may not
         On web-3, of no announced app: celery:8
         "#);
+    }
+
+    #[test]
+    fn who_stands_by_says_who_leads() {
+        let bus = |leader: Option<&str>| StatusBus {
+            url: "redis://broker".into(),
+            fleet: "default".into(),
+            connected: true,
+            leader: leader.map(str::to_owned),
+            key: Some("k".into()),
+            ..StatusBus::default()
+        };
+        let said = |leader| {
+            let status = Status { bus: Some(bus(leader)), ..Status::default() };
+            anstream::adapter::strip_str(&text(&status, Scope::Fleet)).to_string()
+        };
+        assert!(said(Some("web-9")).contains("stands by, the coordinator on web-9 leads"), "{}", said(Some("web-9")));
+        assert!(said(None).contains("stands by, it does not lead"), "{}", said(None));
     }
 
     #[test]

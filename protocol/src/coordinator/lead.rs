@@ -1,13 +1,13 @@
 //! Who leads: standing by, taking over on a lease, losing it, and what is learned of other reigns.
 //!
-//! A coordinator that stands by hears reports and follows the desired state that it finds on the bus, so that it can
-//! take over at once. It grants nothing, publishes nothing and obeys no operator. One that leads does so until its lease
-//! ends on its own clock, whatever the store says.
+//! A coordinator that stands by follows the desired state that it finds on the bus, and hears reports where the bus brings
+//! them to all, so that it can take over at once. It grants nothing, publishes nothing and obeys no operator. One that
+//! leads does so until its lease ends on its own clock, whatever the store says.
 
 use super::record::{DrainRecord, Event, Record, RolloutRecord};
 use super::{Action, Coordinator, Refused};
 use crate::fingerprint::Salt;
-use crate::ids::{DrainId, Epoch, Version};
+use crate::ids::{DrainId, Epoch, HostName, Version};
 use crate::message::{Desired, DesiredApp, DesiredDrain, Mode, Phase, Purpose, Report, not_understood};
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,16 @@ pub enum Leadership {
     Sole,
     /// Whoever holds the lease leads; this one stands by until it does.
     Leased,
+}
+
+/// Whom the bus brings the reports of hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reports {
+    /// Every coordinator, also those that stand by.
+    #[default]
+    ToAll,
+    /// Who leads, and nobody else: they come out of a queue.
+    ToLeader,
 }
 
 /// Leave to lead for a while.
@@ -54,10 +64,12 @@ pub enum Standing {
 pub(super) struct Listening {
     before: Duration,
     since: Option<Moment>,
+    /// The bus is connected, whomever it brings reports.
+    pub(super) is_connected: bool,
 }
 
 impl Listening {
-    pub(super) fn begin(&mut self, now: Moment) {
+    fn begin(&mut self, now: Moment) {
         self.since.get_or_insert(now);
     }
 
@@ -77,6 +89,12 @@ impl Coordinator {
     /// Tells whether this coordinator leads: nothing that it decided may leave after that has ended.
     pub fn leads(&self, now: Moment) -> bool {
         self.standing(now) != Standing::Standby
+    }
+
+    /// Returns the host of the coordinator that leads, as far as it is known here: while this one stands by, the host of
+    /// whoever wrote what is desired.
+    pub fn leader(&self, now: Moment) -> Option<&HostName> {
+        if self.leads(now) { self.policy.host.as_ref() } else { self.led_on.as_ref() }
     }
 
     /// Returns whether, and how long, this coordinator leads.
@@ -121,7 +139,7 @@ impl Coordinator {
     /// Takes the news that the lease is lost: given up, refused, or not known to be held any more.
     pub fn handle_lease_lost(&mut self, now: Moment) {
         if matches!(self.standing, Standing::Leading { .. }) {
-            self.stand_down("the lease is lost");
+            self.stand_down("the lease is lost", now);
         }
         self.reviewed_at = now;
     }
@@ -132,6 +150,9 @@ impl Coordinator {
         let Some(found) = found else { return self.publish_again(now) };
         let version = found.version();
         let is_rival = self.is_rival(version, found.author);
+        if version >= self.version && found.author != self.policy.life {
+            self.led_on.clone_from(&found.leader);
+        }
         if !is_rival && found.author == self.author {
             self.see_asserted(version);
         }
@@ -162,32 +183,53 @@ impl Coordinator {
     /// Takes the news that the bus brings reports here from now on. A machine without rivals is always connected.
     pub fn handle_connected(&mut self, now: Moment) {
         self.expire(now);
-        self.listening.begin(now);
+        self.listening.is_connected = true;
+        self.listen(now);
     }
 
     /// Takes the news that the bus brings no reports here any more: nobody becomes silent meanwhile.
     pub fn handle_disconnected(&mut self, now: Moment) {
         self.expire(now);
         if self.standing != Standing::Sole {
-            self.listening.end(now);
+            self.listening.is_connected = false;
+            self.listen(now);
         }
+    }
+
+    /// Begins or ends to listen, as the bus brings reports here or does not.
+    pub(super) fn listen(&mut self, now: Moment) {
+        let is_told = self.policy.reports == Reports::ToAll || self.standing != Standing::Standby;
+        if self.listening.is_connected && is_told { self.listening.begin(now) } else { self.listening.end(now) }
+    }
+
+    /// Tells whether what hosts do does not come to be known here: this one stands by, and the bus brings it no reports.
+    /// What it heard before proves nothing, and that it hears nothing makes nobody silent.
+    pub fn is_unheard(&self, now: Moment) -> bool {
+        let brings_none = self.policy.reports == Reports::ToLeader || !self.listening.is_connected;
+        !self.leads(now) && brings_none
     }
 
     /// Stands down where the lease has ended.
     pub(super) fn expire(&mut self, now: Moment) {
         if self.standing != Standing::Standby && !self.leads(now) {
-            self.stand_down("the lease has ended");
+            self.stand_down("the lease has ended", now);
         }
     }
 
     /// Refuses what only a leader may do.
     pub(super) fn must_lead(&mut self, now: Moment) -> Result<(), Refused> {
         self.expire(now);
-        if self.standing == Standing::Standby { Err(Refused::NotLeader) } else { Ok(()) }
+        if self.standing == Standing::Standby { Err(Refused::NotLeader(self.led_on.clone())) } else { Ok(()) }
     }
 
-    fn stand_down(&mut self, because: &str) {
+    fn stand_down(&mut self, because: &str, now: Moment) {
+        // Reports may have ended with the lease, before anybody looked.
+        let heard_until = match self.standing {
+            Standing::Leading { until } if self.policy.reports == Reports::ToLeader => until.min(now),
+            _ => now,
+        };
         self.standing = Standing::Standby;
+        self.listen(heard_until);
         self.requests.clear();
         self.probes.clear();
         self.actions.push_back(Action::Store(vec![reign_event("stood down", because)]));
@@ -195,6 +237,8 @@ impl Coordinator {
 
     fn take_over(&mut self, epoch: Epoch, lease: Lease, now: Moment) {
         self.standing = Standing::Leading { until: lease.until };
+        self.led_on = None;
+        self.listen(now);
         self.is_numbered = lease.epoch.is_some();
         self.started_at = now;
         // Somebody may have reigned, and desired, between what is known here and this number.
@@ -218,7 +262,7 @@ impl Coordinator {
         if self.is_numbered {
             // It may die before it leads again, and then its disk has hosts: they must not pass for all there are.
             self.actions.push_back(Action::Store(vec![self.reign_record()]));
-            return self.stand_down("a later reign has come to light");
+            return self.stand_down("a later reign has come to light", now);
         }
         self.reign(self.seen.epoch.max(self.version.epoch).next(), now);
     }

@@ -49,6 +49,10 @@ pub struct Counts {
     pub gone: u32,
     /// Not proven either way.
     pub unknown: u32,
+    /// Last known on hosts that are silent, or that do not come to be heard here: what became of them is not known, and they
+    /// are part of no proof.
+    #[serde(default)]
+    pub unheard: u32,
 }
 
 /// One unit as it was last reported.
@@ -107,6 +111,9 @@ pub struct RolloutStatus {
     pub untracked: u32,
     /// Bystanders that hold the app.
     pub bystanders: u32,
+    /// Whoever is asked stands by, and hears nothing of the hosts: all of this may be long past.
+    #[serde(default)]
+    pub unheard: bool,
     /// The hosts that are expected.
     pub hosts: Vec<HostStatus>,
     /// Units that are not fresh or were acted on.
@@ -154,6 +161,7 @@ impl Coordinator {
             purged_files: 0,
             untracked: 0,
             bystanders: 0,
+            unheard: self.is_unheard(now),
             hosts: Vec::new(),
             detail: Vec::new(),
             omitted: 0,
@@ -163,8 +171,9 @@ impl Coordinator {
                 report.apps.get(app).filter(|of_app| of_app.revision == revision).cloned()
             };
             let app_report = host.and_then(|host| host.report.as_deref()).and_then(of_app);
+            let silent = self.is_silent(host, now);
             if let Some(report) = &app_report {
-                status.add(report);
+                status.add(report, !silent && !status.unheard);
             }
             if let Some(report) = host.and_then(|host| host.report.as_ref()) {
                 status.omitted = status.omitted.saturating_add(report.omitted);
@@ -176,7 +185,7 @@ impl Coordinator {
                 heard_ms_ago: host
                     .and_then(|host| host.heard_at)
                     .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
-                silent: self.is_silent(host, now),
+                silent,
                 doubled: host.is_some_and(Host::is_doubled),
                 uncounted: self.tally.uncounted().get(app).is_some_and(|hosts| hosts.contains(name)),
                 app: app_report,
@@ -196,6 +205,9 @@ impl Coordinator {
     }
 
     pub(super) fn is_silent(&self, host: Option<&Host>, now: Moment) -> bool {
+        if self.is_unheard(now) {
+            return false;
+        }
         let heard_after = host.filter(|host| host.heard_at.is_some()).map_or(Duration::ZERO, |host| host.heard_after);
         self.listening.total(now).saturating_sub(heard_after) >= self.policy.silent_after
     }
@@ -208,12 +220,22 @@ impl Coordinator {
         let because = status.record.mode_because.clone();
         match status.record.mode {
             Mode::Abort => return Outcome::Aborted,
+            _ if status.unheard => return Outcome::InProgress(self.led_elsewhere(now)),
             Mode::Halt if !self.is_anything_under_way(status) => return Outcome::Halted(because),
             Mode::Halt => return Outcome::InProgress(format!("halted, finishing what was begun: {because}")),
             Mode::Pause => return Outcome::Paused(because),
             Mode::Run => {}
         }
         self.progress(status, now)
+    }
+
+    /// Says why nothing can be said of a rollout here.
+    fn led_elsewhere(&self, now: Moment) -> String {
+        let whom = match self.leader(now) {
+            Some(host) => format!("the one on {host}, which leads,"),
+            None => "the one that leads".to_owned(),
+        };
+        format!("this coordinator stands by and hears no reports: how far it is, {whom} can say")
     }
 
     fn progress(&self, status: &RolloutStatus, now: Moment) -> Outcome {
@@ -383,19 +405,24 @@ impl Coordinator {
 }
 
 impl RolloutStatus {
-    fn add(&mut self, report: &AppReport) {
+    fn add(&mut self, report: &AppReport, is_heard: bool) {
         let units = &report.units;
-        self.units.converged += units.fresh;
-        self.units.restarted += units.restarted;
-        self.units.untouched += units.fresh.saturating_sub(units.restarted);
+        // What failed stays failed, whoever has fallen silent since.
         self.units.failed += units.failed;
-        self.units.waiting += units.waiting + units.stale + units.acting;
         self.units.blocked += units.blocked;
         self.units.gone += units.gone;
-        self.units.unknown += units.unknown;
         self.purged_files = self.purged_files.saturating_add(report.purged_files);
         self.untracked = self.untracked.saturating_add(report.untracked);
         self.bystanders = self.bystanders.saturating_add(report.bystanders);
+        if !is_heard {
+            self.units.unheard += units.fresh + units.waiting + units.stale + units.acting + units.unknown;
+            return;
+        }
+        self.units.converged += units.fresh;
+        self.units.restarted += units.restarted;
+        self.units.untouched += units.fresh.saturating_sub(units.restarted);
+        self.units.waiting += units.waiting + units.stale + units.acting;
+        self.units.unknown += units.unknown;
     }
 }
 

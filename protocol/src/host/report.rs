@@ -36,7 +36,7 @@ impl Host {
         let has_changed = self.reported.as_ref() != Some(&draft);
         if has_changed && now < self.report_at {
             let earliest = self.reported_at.map_or(now, |at| at.after(self.policy.change_interval));
-            self.report_at = self.report_at.min(earliest);
+            self.report_at = self.report_at.min(earliest.max(self.quiet_until));
         }
         if now < self.report_at {
             return;

@@ -514,3 +514,35 @@ fn what_the_preflight_refused_is_asked_for_again_with_the_next_announcement() {
     host.handle_scan(&scan(70), Moment(80));
     assert_eq!(said(&mut host).1.unwrap().wants.len(), 1);
 }
+
+#[test]
+fn a_new_state_is_answered_within_two_seconds_and_not_by_all_at_once() {
+    let mut moments = BTreeSet::new();
+    for seed in 0..50 {
+        let incarnation = Incarnation { counter: 1, random: Salt([1; 16]) };
+        let name = HostName::new(format!("web-{seed}")).unwrap();
+        let mut host = Host::new(name, incarnation, HostPolicy::default(), Vec::new(), seed << 32, Moment(0));
+        host.handle_connected(Moment(0));
+        assert!(said(&mut host).0.is_some());
+        host.handle_desired(&announced(1), Moment(10_000));
+        // The next state comes before the first one is answered: one answer does for both.
+        host.handle_desired(&announced(2), Moment(10_000));
+        let at = match said(&mut host).0 {
+            Some(_) => 10_000,
+            None => {
+                let at = host.poll_timeout().unwrap();
+                host.handle_timeout(at);
+                let report = said(&mut host).0.unwrap();
+                assert_eq!(report.accepted.generation, Generation(2));
+                at.0
+            }
+        };
+        assert!((10_000..12_000).contains(&at), "seed {seed}: {at}");
+        moments.insert(at / 100);
+        // What is new afterwards is said as soon as ever, and who leaves or comes back does not wait.
+        host.handle_desired(&announced(3), Moment(30_000));
+        host.handle_leaving(Moment(30_000));
+        assert!(said(&mut host).0.unwrap().leaving);
+    }
+    assert!(moments.len() > 10, "{moments:?}");
+}

@@ -211,7 +211,7 @@ fn one_that_stands_by_says_nothing_and_obeys_nobody() {
     seat.find(None, 10_000);
     seat.hear(&report("web-1", 1, &Desired::default()), 10_000);
     assert!(seat.published.is_empty());
-    assert_eq!(seat.machine.handle_abort(&app(), None, "test", Moment(10_000)), Err(Refused::NotLeader));
+    assert_eq!(seat.machine.handle_abort(&app(), None, "test", Moment(10_000)), Err(Refused::NotLeader(None)));
     assert!(!seat.machine.leads(Moment(10_000)));
 }
 

@@ -366,7 +366,10 @@ impl World {
         match message {
             Message::Up(host, upward) => {
                 for index in 0..self.brains.len() {
-                    if self.broker.joins(Party::Host(host), Party::Brain(index)) {
+                    // Out of a queue they go to who holds the lock, and to nobody else.
+                    let is_told =
+                        self.faults.tier != Tier::Amqp || self.broker.leases_to((index, self.brains[index].life));
+                    if is_told && self.broker.joins(Party::Host(host), Party::Brain(index)) {
                         self.send(&Message::UpTo(index, Rc::clone(&upward)));
                     }
                 }
@@ -487,7 +490,11 @@ impl World {
 
     pub(crate) fn run(mut self) -> Result<(), String> {
         while self.now < END_MS && self.advance()? {
-            if self.is_time_to_ask() && self.outcome() == Some(Outcome::Converged) {
+            if !self.is_time_to_ask() {
+                continue;
+            }
+            self.check_standbys()?;
+            if self.outcome() == Some(Outcome::Converged) {
                 self.check_converged()?;
                 if self.down().is_none() {
                     return Ok(());
@@ -496,6 +503,27 @@ impl World {
         }
         let down = self.down().map(|unit| &unit.slot);
         Err(format!("not converged in time: {:?}, {:?} leads, {down:?} is down", self.outcome(), self.leader()))
+    }
+
+    /// Who stands by proves nothing that it does not hear, calls nobody silent for that, and says *converged* only where that
+    /// is true.
+    fn check_standbys(&self) -> Result<(), String> {
+        for (index, brain) in self.brains.iter().enumerate() {
+            let (Some(machine), now) = (&brain.machine, brain.clock.read(self.now)) else { continue };
+            let revision = machine.apps().find(|(name, _)| **name == self.app).map(|(_, revision)| revision);
+            let status = revision.and_then(|revision| machine.status(&self.app, revision, now));
+            let is_asked = self.sleeps(index).is_none() && !machine.leads(now);
+            let Some(status) = status.filter(|_| is_asked) else { continue };
+            if self.faults.tier == Tier::Amqp {
+                let is_end = !matches!(status.outcome, Outcome::InProgress(_) | Outcome::Superseded | Outcome::Aborted);
+                if is_end || status.units.converged > 0 || status.hosts.iter().any(|host| host.silent) {
+                    return Err(format!("coordinator {index} hears nothing and says {:?}", status.outcome));
+                }
+            } else if status.record.manifest == digest(self.announced) && status.outcome == Outcome::Converged {
+                self.check_converged()?;
+            }
+        }
+        Ok(())
     }
 
     /// *Converged* was said: it must be true of every unit in the world.

@@ -7,6 +7,7 @@
 //! who has said anything whenever it changes.
 
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
+use super::answered::Answered;
 use super::names::Names;
 use super::route::is_address;
 use super::session::{
@@ -117,6 +118,7 @@ async fn session(
         tip: None,
         unsaid: BTreeSet::new(),
         routes: BTreeMap::new(),
+        answered: Answered::default(),
         reports: None,
         taken: Taken::of(&names.reports(), PREFETCH),
         shown: Taken::of(&stream, PREFETCH),
@@ -245,6 +247,8 @@ struct Post<'a> {
     shown: Taken,
     /// Where each host's answers go, as its last message said.
     routes: BTreeMap<HostName, String>,
+    /// Requests for manifests that were answered lately.
+    answered: Answered,
     /// Reports are read by the leader alone: whoever reads them takes them from others.
     reports: Option<Consumer>,
     taken: Taken,
@@ -294,10 +298,12 @@ impl Post<'_> {
         let options = QueueDeclareOptions { passive: self.until.is_some(), ..QueueDeclareOptions::exclusive() };
         let locked = channel.queue_declare(leader.as_str().into(), options, FieldTable::default());
         if answered_unless(&[LOCKED], &format!("hold {leader}"), locked).await?.is_none() {
-            if self.until.take().is_some() {
-                deliver(incoming, ToCoordinator::Lease(None))?;
-            }
-            return Ok(());
+            // Reports are no longer this one's to take: what it has not acknowledged goes to who leads.
+            return if self.until.is_some() {
+                Err(Ended::Failed("another coordinator took the lock".to_owned()))
+            } else {
+                Ok(())
+            };
         }
         if self.until.is_none() {
             tracing::info!("this coordinator leads");
@@ -358,10 +364,11 @@ impl Post<'_> {
         let route = text(properties.reply_to()).filter(|route| is_address(route));
         let kind = text(properties.kind());
         let wanted = kind.as_ref().filter(|kind| *kind == MANIFEST).and(text(properties.correlation_id()));
-        if let (Some(host), Some(route)) = (host, &route)
+        let mut is_new = false;
+        if let (Some(host), Some(route)) = (host.clone(), &route)
             && (self.routes.len() < ROUTES_MAX || self.routes.contains_key(&host))
         {
-            let is_new = self.routes.insert(host.clone(), route.clone()).as_ref() != Some(route);
+            is_new = self.routes.insert(host.clone(), route.clone()).as_ref() != Some(route);
             if !self.has_stream && (is_new || kind.as_deref() == Some(HELLO)) {
                 self.unsaid.insert(host);
             }
@@ -373,6 +380,11 @@ impl Post<'_> {
         if let Some(wanted) = wanted {
             let digest = wanted.parse::<Fingerprint>().ok();
             let manifest = digest.and_then(|digest| side.manifests.borrow().get(&digest).cloned());
+            if let (Some(host), Some(digest), Some(_)) = (&host, digest, &manifest)
+                && !self.answered.is_due(host, (digest, is_new), self.clock.now())
+            {
+                return Ok(None);
+            }
             let properties = BasicProperties::default().with_type(MANIFEST.into());
             let properties = properties.with_correlation_id(wanted.as_str().into());
             return Ok(route.zip(manifest).map(|(route, manifest)| (route, manifest, properties)));

@@ -2,6 +2,7 @@
 
 use super::names::Names;
 use super::session::{Access, BEGINNING, Connection, ENVELOPE, Entry, Refused, order};
+use crate::bus::backoff::{Backoff, random};
 use crate::bus::ends::{AgentSide, FromAgent, ToAgent};
 use crate::bus::envelope::{Channel, Encoded};
 use crate::bus::queue;
@@ -23,6 +24,9 @@ const ENTRIES_MAX: usize = 16;
 const REPORTS_MAX: usize = 100_000;
 /// How long the second connection is kept with nothing to say.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// How often the second connection is tried before what was to be said is lost.
+const TRIES: u32 = 4;
 
 /// Carries the messages of one host until the end behind `side` is gone.
 ///
@@ -53,7 +57,7 @@ async fn session(
     let AgentSide { outgoing, incoming, .. } = side;
     let read = read(connection, names, host, cursor, incoming);
     let speak = async {
-        let mut voice = Voice { access, names, host, connection: None };
+        let mut voice = Voice { access, names, host, connection: None, is_refused: false };
         loop {
             let message = if voice.connection.is_some() {
                 let Ok(message) = tokio::time::timeout(IDLE, outgoing.receive()).await else {
@@ -148,14 +152,38 @@ struct Voice<'a> {
     names: &'a Names,
     host: &'a HostName,
     connection: Option<Connection>,
+    /// None could be had for what was to be said last: it was said that it is so.
+    is_refused: bool,
 }
 
 impl Voice<'_> {
+    /// Returns the connection to speak on. Where none can be had the session goes on all the same, for what is desired can
+    /// still be read, and whether the server is gone is seen there: reports and requests are said again.
+    async fn connect(&mut self) -> Option<Connection> {
+        if let Some(connection) = self.connection.take() {
+            return Some(connection);
+        }
+        let mut backoff = Backoff::default();
+        let mut because = String::new();
+        for _ in 0..TRIES {
+            match self.access.connect(NAME, Duration::ZERO).await {
+                Ok(connection) => {
+                    self.is_refused = false;
+                    return Some(connection);
+                }
+                Err(ended) => because = ended.to_string(),
+            }
+            tokio::time::sleep(backoff.failed(random())).await;
+        }
+        if !self.is_refused {
+            tracing::warn!(because, "nothing can be said: no second connection");
+        }
+        self.is_refused = true;
+        None
+    }
+
     async fn say(&mut self, message: FromAgent) -> Result<Option<ToAgent>, Ended> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.access.connect(NAME, Duration::ZERO).await?,
-        };
+        let Some(mut connection) = self.connect().await else { return Ok(None) };
         let answer = match message {
             FromAgent::Report(envelope) => {
                 let stream = self.names.reports();

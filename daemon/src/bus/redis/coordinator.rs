@@ -77,6 +77,13 @@ if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. 
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 return 1";
 
+/// Keys: lease, what is to go. Arguments: holder, epoch.
+const REMOVE: &str = "\
+local h = redis.call('HMGET', KEYS[1], 'holder', 'epoch')
+if h[1] ~= ARGV[1] or h[2] ~= ARGV[2] then return redis.error_reply('STALE ' .. tostring(h[2])) end
+redis.call('DEL', KEYS[2])
+return 1";
+
 /// Carries the coordinator's messages until the end behind `side` is gone.
 ///
 /// # Errors
@@ -387,19 +394,28 @@ impl Writer<'_> {
         let unwanted: Vec<Fingerprint> =
             self.kept.keys().filter(|digest| !wanted.contains_key(digest)).copied().collect();
         for digest in unwanted {
-            self.delete(&self.names.manifest(&digest)).await?;
-            self.kept.remove(&digest);
+            if self.delete(&self.names.manifest(&digest)).await? {
+                self.kept.remove(&digest);
+            }
         }
         Ok(())
     }
 
     async fn forget(&mut self, host: &HostName) -> Result<(), Ended> {
-        self.delete(&self.names.permits(host)).await
+        self.delete(&self.names.permits(host)).await.map(drop)
     }
 
-    async fn delete(&mut self, key: &str) -> Result<(), Ended> {
-        let mut command = redis::cmd("DEL");
-        command.arg(key);
-        Ok(self.connection.run::<()>(&command, &format!("DEL {key}")).await?)
+    /// Removes a key, if this coordinator leads: one that was paused must not take away what the next one needs. Tells
+    /// whether it did.
+    async fn delete(&mut self, key: &str) -> Result<bool, Ended> {
+        let Some(lease) = self.lease else { return Ok(false) };
+        let (lease_key, epoch) = (self.names.lease(), lease.epoch.unwrap_or_default().0.to_string());
+        let arguments: [&[u8]; 2] = [self.holder.as_bytes(), epoch.as_bytes()];
+        match self.run::<i64>(REMOVE, &[&lease_key, key], &arguments).await {
+            Ok(_) => Ok(true),
+            // The next renewal finds out.
+            Err(refused) if refused.is_stale() || refused.is_unwritable() => Ok(false),
+            Err(refused) => Err(refused.into()),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Access, Names};
 use crate::bus::address::{BusUrl, Login, RedisUrl, Secret};
 use crate::bus::contract::{self, Bus, hears, hears_desired, host, is_told, is_up, listen};
-use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, FromAgent, Link, ToAgent, ToCoordinator};
+use crate::bus::ends::{self, AgentEnd, CoordinatorEnd, FromAgent, FromCoordinator, Link, ToAgent, ToCoordinator};
 use crate::bus::envelope::FleetName;
 use crate::bus::proxy::{Fault, Proxy};
 use crate::clock::Clock;
@@ -219,6 +219,33 @@ async fn one_coordinator_leads_and_a_second_one_writes_nothing_until_it_does() {
 }
 
 #[tokio::test]
+async fn who_wakes_when_another_one_leads_removes_nothing() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    let leads = |message| matches!(message, ToCoordinator::Lease(Some(_))).then_some(());
+    is_told(&mut coordinator, "that it leads", leads).await;
+    let digest = Fingerprint::of_bytes(b"1");
+    coordinator.manifests.put(digest, (*b"manifest").into());
+    coordinator.send(FromCoordinator::Permit(host(1), (*b"permit").into()));
+    let (manifest, permits) = (names().manifest(&digest), names().permits(&host(1)));
+    let there = async || server.run(&["EXISTS", &manifest, &permits]).await;
+    while there().await != redis::Value::Int(2) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let taken = "local t = redis.call('TIME') \
+        redis.call('HSET', KEYS[1], 'holder', 'another', 'epoch', '9', 'until', t[1] * 1000 + 60000)";
+    server.run(&["EVAL", taken, "1", &names().lease()]).await;
+    // Decided while it led.
+    coordinator.manifests.retain(|_| false);
+    coordinator.send(FromCoordinator::Forget(host(1)));
+    let lost = |message| matches!(message, ToCoordinator::Lease(None)).then_some(());
+    is_told(&mut coordinator, "that it leads no more", lost).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(there().await, redis::Value::Int(2));
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_waited_out_and_said() {
     let server = Server::start(&[]).await;
     let mut set = JoinSet::new();
@@ -290,6 +317,38 @@ async fn an_agent_goes_on_reading_where_nothing_is_written() {
     assert!(statistics.contains("NOREPLICAS"), "{statistics}");
     server.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     server.run(&["XADD", "unstale:{default}:desired", "*", "e", "afterwards"]).await;
+    hears(&mut agent, "what is desired afterwards", |message| match message {
+        ToAgent::Desired(desired) if *desired == *b"afterwards" => Some(()),
+        ToAgent::Link(link) => panic!("{link:?}"),
+        _ => None,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_gets_no_second_connection_keeps_the_one_that_it_reads_on() {
+    let server = Server::start(&[]).await;
+    let mut admin = server.access("admin", "admin").connect("test", Duration::ZERO).await.unwrap();
+    let mut ask = async |words: &[&str]| -> redis::Value {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        admin.run(&command, words[0]).await.unwrap_or_else(|refused| panic!("{}", refused.words()))
+    };
+    let mut set = JoinSet::new();
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "a0"), 1);
+    is_up(&mut agent).await;
+    ask(&["CONFIG", "SET", "maxclients", "2"]).await;
+    agent.send(FromAgent::Report((*b"report").into())).unwrap();
+    let is_quiet = |said| redis::from_redis_value::<String>(said).unwrap().contains("rejected_connections:0");
+    while is_quiet(ask(&["INFO", "stats"]).await) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ask(&["CONFIG", "SET", "maxclients", "100"]).await;
+    agent.send(FromAgent::Report((*b"report").into())).unwrap();
+    while ask(&["XLEN", "unstale:{default}:reports"]).await == redis::Value::Int(0) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ask(&["XADD", "unstale:{default}:desired", "*", "e", "afterwards"]).await;
     hears(&mut agent, "what is desired afterwards", |message| match message {
         ToAgent::Desired(desired) if *desired == *b"afterwards" => Some(()),
         ToAgent::Link(link) => panic!("{link:?}"),

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use unstale_protocol::coordinator::Reports;
 use unstale_protocol::ids::HostName;
 
 /// Longest file of a password or of certificates.
@@ -102,6 +103,15 @@ impl Wire {
             BusUrl::Embedded => anyhow::bail!("no bus is named"),
         };
         Ok(Self { fleet: config.bus.fleet.clone(), url, access })
+    }
+
+    /// Returns whom this bus brings the reports of hosts.
+    pub(in crate::commands) fn reports(&self) -> Reports {
+        match self.access {
+            Access::Redis(_) => Reports::ToAll,
+            // They come out of one queue, which only who holds the lock reads.
+            Access::Amqp(_) => Reports::ToLeader,
+        }
     }
 
     /// Connects, and says what of the broker's condition matters.

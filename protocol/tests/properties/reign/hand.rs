@@ -1,7 +1,7 @@
 //! What people do to a fleet, and what they are told of it.
 
 use super::*;
-use unstale_protocol::coordinator::MaxUnavailable;
+use unstale_protocol::coordinator::{MaxUnavailable, Reports};
 
 /// The end of the last action on the slot, with nothing under way now.
 fn ended(
@@ -152,4 +152,117 @@ fn a_second_agent_that_was_stopped_counts_no_longer() {
     assert!(seat.machine.is_host_doubled(&host("web-1")));
     seat.hear(&Report { sequence: 3, ..known }, 20 + 3 * MINUTE);
     assert!(!seat.machine.is_host_doubled(&host("web-1")));
+}
+
+/// A coordinator that leads without a number, on a bus that brings reports to these.
+fn connected(reports: Reports) -> Seat {
+    let policy = CoordinatorPolicy {
+        leadership: Leadership::Leased,
+        life: Salt([1; 16]),
+        reports,
+        ..CoordinatorPolicy::default()
+    };
+    let mut machine = Coordinator::new(policy, Vec::new(), Moment(0));
+    machine.handle_connected(Moment(0));
+    let mut seat = Seat { machine, disk: Vec::new(), published: Vec::new(), granted: Vec::new() };
+    seat.lead(None, 0);
+    seat
+}
+
+#[test]
+fn who_stands_by_and_hears_no_reports_proves_nothing_and_calls_nobody_silent() {
+    let mut seat = connected(Reports::ToLeader);
+    let revision = seat.broadcast(7, 1);
+    seat.hear(&report("web-1", 1, &seat.last().clone()), 2);
+    let status = |seat: &Seat, now: u64| seat.machine.status(&app(), revision, Moment(now)).unwrap();
+    assert_eq!(status(&seat, 2 * MINUTE).outcome, Outcome::Converged);
+    seat.machine.handle_lease_lost(Moment(2 * MINUTE));
+    for now in [2 * MINUTE, 10 * MINUTE] {
+        let told = status(&seat, now);
+        assert!(matches!(&told.outcome, Outcome::InProgress(why) if why.contains("stands by")), "{:?}", told.outcome);
+        assert_eq!((told.hosts[0].silent, told.units.converged, told.units.unheard), (false, 0, 1));
+    }
+    // A quarter of an hour in which it could hear nobody makes nobody silent once it leads again.
+    seat.lead(None, 17 * MINUTE);
+    assert!(!status(&seat, 17 * MINUTE).hosts[0].silent);
+    assert!(status(&seat, 18 * MINUTE + 10).hosts[0].silent, "it has listened for three minutes in all");
+    // A lease that ended unseen: nothing was heard since then either.
+    seat.hear(&report("web-1", 2, &seat.last().clone()), 19 * MINUTE);
+    let lapsed = 17 * MINUTE + 60 * MINUTE;
+    assert!(status(&seat, lapsed - 1).hosts[0].silent);
+    seat.hear(&report("web-1", 3, &seat.last().clone()), lapsed - 2);
+    assert!(!status(&seat, lapsed + 10 * MINUTE).hosts[0].silent);
+    seat.machine.handle_timeout(Moment(lapsed + 10 * MINUTE));
+    seat.lead(None, lapsed + 10 * MINUTE);
+    assert!(!status(&seat, lapsed + 10 * MINUTE + 1).hosts[0].silent);
+}
+
+#[test]
+fn who_stands_by_and_hears_all_reports_knows_who_is_silent() {
+    let mut seat = connected(Reports::ToAll);
+    let revision = seat.broadcast(7, 1);
+    seat.machine.handle_lease_lost(Moment(2));
+    seat.hear(&report("web-1", 1, &seat.last().clone()), 3);
+    let status = |seat: &Seat, now: u64| seat.machine.status(&app(), revision, Moment(now)).unwrap();
+    assert_eq!(status(&seat, 2 * MINUTE).outcome, Outcome::Converged);
+    assert!(status(&seat, 4 * MINUTE).hosts[0].silent);
+    assert!(matches!(status(&seat, 4 * MINUTE).outcome, Outcome::Incomplete(_)));
+    // Once the bus is lost it is no wiser than any other.
+    seat.machine.handle_disconnected(Moment(5 * MINUTE));
+    assert!(matches!(status(&seat, 6 * MINUTE).outcome, Outcome::InProgress(_)));
+}
+
+#[test]
+fn what_silent_hosts_had_is_part_of_no_proof() {
+    let mut seat = connected(Reports::ToAll);
+    let broadcast = Broadcast {
+        app: app(),
+        manifest: Fingerprint([7; 32]),
+        fingerprint: Fingerprint([7; 32]),
+        terms: Terms { ignore_silent: true, ..Terms::default() },
+        asked_by: "test".into(),
+        message: None,
+        meta: BTreeMap::new(),
+        at_ms: 0,
+    };
+    let revision = seat.machine.handle_broadcast(&broadcast, Moment(1)).unwrap().revision;
+    seat.act();
+    let known = seat.last().clone();
+    seat.hear(&report("web-1", 1, &known), 2);
+    seat.hear(&report("web-2", 1, &known), 2);
+    seat.hear(&report("web-1", 2, &known), 4 * MINUTE);
+    let status = |now: u64| seat.machine.status(&app(), revision, Moment(now)).unwrap();
+    let one = status(4 * MINUTE);
+    assert_eq!((one.outcome, one.units.converged, one.units.unheard), (Outcome::Converged, 1, 1));
+    let none = status(8 * MINUTE);
+    assert_eq!((none.units.converged, none.units.unheard), (0, 2));
+    assert!(
+        matches!(&none.outcome, Outcome::Incomplete(why) if why.contains("nothing is proven")),
+        "{:?}",
+        none.outcome
+    );
+}
+
+#[test]
+fn who_stands_by_names_the_host_that_leads() {
+    let policy = CoordinatorPolicy { host: Some(host("web-7")), ..CoordinatorPolicy::default() };
+    let led = Coordinator::new(policy, Vec::new(), Moment(0));
+    assert_eq!(led.leader(Moment(0)), Some(&host("web-7")));
+    let found = Desired { epoch: Epoch(5), author: Salt([7; 16]), ..led.desired() };
+    let mut seat = connected(Reports::ToLeader);
+    let revision = seat.broadcast(7, 1);
+    seat.machine.handle_lease_lost(Moment(2));
+    assert_eq!(seat.machine.leader(Moment(3)), None);
+    seat.find(Some(&found), 4);
+    assert_eq!(seat.machine.leader(Moment(4)), Some(&host("web-7")));
+    let refused = seat.machine.handle_abort(&app(), None, "test", Moment(5)).unwrap_err().to_string();
+    assert_eq!(refused, "this coordinator stands by: the one on web-7 leads the fleet");
+    let told = seat.machine.status(&app(), revision, Moment(6)).unwrap().outcome;
+    assert!(matches!(&told, Outcome::InProgress(why) if why.contains("web-7, which leads")), "{told:?}");
+    // What is older says nothing of who leads now; and a reign of its own ends what it knew of others.
+    seat.find(Some(&Desired { epoch: Epoch(1), leader: Some(host("web-1")), ..found }), 7);
+    assert_eq!(seat.machine.leader(Moment(8)), Some(&host("web-7")));
+    seat.lead(None, 9);
+    seat.machine.handle_lease_lost(Moment(10));
+    assert_eq!(seat.machine.leader(Moment(11)), None);
 }

@@ -8,7 +8,7 @@ use rand::Rng as _;
 use std::rc::Rc;
 use std::time::Duration;
 use unstale_protocol::coordinator::{
-    Action, Coordinator, CoordinatorPolicy, Leadership, Lease, MaxUnavailable, Record,
+    Action, Coordinator, CoordinatorPolicy, Leadership, Lease, MaxUnavailable, Record, Reports,
 };
 use unstale_protocol::fingerprint::Salt;
 use unstale_protocol::ids::Epoch;
@@ -46,6 +46,7 @@ impl World {
         CoordinatorPolicy {
             pools: pools.collect(),
             leadership: if leased { Leadership::Leased } else { Leadership::Sole },
+            reports: if self.faults.tier == Tier::Amqp { Reports::ToLeader } else { Reports::ToAll },
             life: Salt(salt),
             takeover_wait: Duration::from_secs(30),
             ..CoordinatorPolicy::default()

@@ -109,6 +109,11 @@ impl Broker {
         state.holder == Some(who) && state.epoch == epoch
     }
 
+    /// Tells whether a coordinator holds the lease, as the broker has it.
+    pub(super) fn leases_to(&mut self, who: (usize, u64)) -> bool {
+        self.state(Party::Brain(who.0)).holder == Some(who)
+    }
+
     /// Returns the number of the lease, where it is the caller's.
     fn lease(&mut self, who: (usize, u64), least: Epoch, now: u64) -> Option<Epoch> {
         let state = self.state(Party::Brain(who.0));
