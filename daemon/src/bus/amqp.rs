@@ -7,6 +7,7 @@
 
 mod agent;
 mod answered;
+mod answers;
 mod condition;
 mod coordinator;
 mod names;

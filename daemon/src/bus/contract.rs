@@ -219,7 +219,8 @@ async fn manifests_are_fetched_by_digest(coordinator: &mut CoordinatorEnd, agent
     }
 }
 
-async fn fetches(coordinator: &mut CoordinatorEnd, agent: &mut AgentEnd, digest: Fingerprint, text: &str) {
+/// Asks for a manifest until it comes.
+pub(super) async fn fetches(coordinator: &mut CoordinatorEnd, agent: &mut AgentEnd, digest: Fingerprint, text: &str) {
     let ask = async {
         loop {
             agent.send(FromAgent::WantManifest(digest)).unwrap();

@@ -83,6 +83,21 @@ impl Sessions {
         link.send_replace(Link::Up(self.number));
     }
 
+    /// The session stands, and the broker takes nothing for now, for this reason, or takes what is written: says so once.
+    /// Meanwhile it brings nothing either: nobody else is let write.
+    pub(super) fn refused(&self, why: Option<&str>, link: &watch::Sender<Link>) {
+        let now = why.map_or(Link::Up(self.number), |why| Link::Down(why.to_owned()));
+        if *link.borrow() == now {
+            return;
+        }
+        let bus = &self.bus;
+        match &now {
+            Link::Down(because) => tracing::warn!(%bus, because, "the bus can only be read, trying again to write"),
+            Link::Up(_) => tracing::info!(%bus, "the bus can be written to again"),
+        }
+        link.send_replace(now);
+    }
+
     /// A session ended or could not be had: says so once, waits, and tells whether there is to be another one.
     ///
     /// # Errors

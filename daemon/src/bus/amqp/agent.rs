@@ -36,6 +36,8 @@ pub(super) const DESIRED: &str = "desired";
 pub(super) const STREAM: &str = "stream";
 /// How long an answer to a hello is waited for before it is said again.
 const HELLO_INTERVAL: Duration = Duration::from_secs(15);
+/// How long the broker keeps a request, in milliseconds: by then it was said again, and its address may lead nowhere.
+const REQUEST_LASTS_MS: &str = "20000";
 
 /// Carries the messages of one host until the end behind `side` is gone.
 ///
@@ -99,17 +101,16 @@ async fn session(
                 }
             }
             _ = hello.tick(), if !is_answered => {
-                say(&channel, &exchange, properties(host).with_type(HELLO.into()), b"").await?;
+                say(&channel, &exchange, request(host, HELLO), b"").await?;
             }
             message = side.outgoing.receive() => {
                 // On its way with what is said anyway: a report every minute, long before the broker gives up waiting.
                 taken.acknowledge().await?;
-                let properties = properties(host);
                 let (properties, payload) = match message.ok_or(queue::Closed)? {
-                    FromAgent::Report(envelope) => (properties.with_type(REPORT.into()), envelope),
+                    FromAgent::Report(envelope) => (properties(host).with_type(REPORT.into()), envelope),
                     FromAgent::WantManifest(digest) => {
                         let digest = digest.to_string();
-                        let properties = properties.with_type(MANIFEST.into());
+                        let properties = request(host, MANIFEST);
                         (properties.with_correlation_id(digest.as_str().into()), (*b"").into())
                     }
                 };
@@ -122,6 +123,11 @@ async fn session(
 /// What every message bears: where answers go, and whose it is.
 fn properties(host: &HostName) -> BasicProperties {
     BasicProperties::default().with_reply_to(REPLY_TO.into()).with_app_id(host.as_str().into())
+}
+
+/// The same for what is answered and asked again until it is. A report is kept: it says how things stand.
+fn request(host: &HostName, kind: &str) -> BasicProperties {
+    properties(host).with_type(kind.into()).with_expiration(REQUEST_LASTS_MS.into())
 }
 
 async fn say(channel: &Channel, exchange: &str, properties: BasicProperties, payload: &[u8]) -> Result<(), Ended> {

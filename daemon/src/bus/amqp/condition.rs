@@ -27,7 +27,8 @@ pub(crate) async fn look(access: &Access, names: &Names) -> Result<Vec<Condition
         Ok(_) => Condition::good(format!("the stream {stream} is there")),
         Err(ended) => Condition::note(
             ended.to_string(),
-            "the first coordinator declares it; where it may not, agents hear what is desired only while it is up",
+            "the first coordinator declares it; where it may not, or RabbitMQ is older than 3.10, agents hear what is \
+             desired only while it is up",
         ),
     });
     found.push(Condition::note(

@@ -1,15 +1,16 @@
-//! The coordinator on RabbitMQ: a connection that publishes, and one that reads and holds the lock.
+//! The coordinator on RabbitMQ: a connection that publishes, one that reads and holds the lock, and one for answers.
 //!
-//! Two, because a broker that is short of memory stops who publishes, and goes on for who reads. The lock has no number:
-//! a stale leader is stopped by its own clock and by the agents' nonces.
+//! A broker that is short of memory stops who publishes, and goes on for who reads; for some answers it closes the
+//! connection. The lock has no number: a stale leader is stopped by its own clock and by the agents' nonces.
 //!
 //! Where the broker refuses streams, nothing is retained: what is desired goes to whoever says hello, and to everybody
 //! who has said anything whenever it changes.
 
 use super::agent::{DESIRED, HELLO, MANIFEST, PERMIT, STREAM};
 use super::answered::Answered;
+use super::answers::Answers;
 use super::names::Names;
-use super::route::is_address;
+use super::route::node_of;
 use super::session::{
     Access, LOCKED, NOT_FOUND, REFUSALS, Taken, answered, answered_unless, arguments, limited_channel, next_of,
     publish, text,
@@ -87,6 +88,7 @@ async fn session(
     clock: Clock,
     sessions: &mut Sessions,
 ) -> Result<Infallible, Ended> {
+    let mut answers = Answers::begin(access, NAME, clock);
     let writing = access.connect(NAME).await?;
     let writer = answered("open a channel", writing.create_channel()).await?;
     answered("confirm a channel", writer.confirm_select(ConfirmSelectOptions::default())).await?;
@@ -104,13 +106,16 @@ async fn session(
     } else if sessions.is_first() {
         tracing::warn!(
             bus = %access.url,
-            "this broker has no streams: agents hear what is desired from this coordinator alone, while it is up"
+            "this broker has no streams for this user (RabbitMQ 3.10 or later has, and `deploy/rabbitmq-permissions` what \
+             is needed): agents hear what is desired from this coordinator alone, while it is up"
         );
     }
+    answers.opened().await?;
     let mut post = Post {
         reading,
         writing,
         writer,
+        answers,
         looks: None,
         names,
         clock,
@@ -137,6 +142,7 @@ async fn session(
     let mut due = interval(RENEWAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let can_say = !post.unsaid.is_empty() && post.can_answer()?;
         tokio::select! {
             _ = due.tick() => {
                 post.taken.acknowledge().await?;
@@ -159,7 +165,7 @@ async fn session(
                     post.publish_desired(&ours, &stream).await?;
                 }
             }
-            () = std::future::ready(()), if !post.unsaid.is_empty() => post.say_desired(&side.desired).await?,
+            () = std::future::ready(()), if can_say => post.say_desired(&side.desired).await?,
             message = side.outgoing.receive() => match message.ok_or(queue::Closed)? {
                 FromCoordinator::Permit(host, permit) => post.answer(&host, &permit).await?,
                 FromCoordinator::Forget(host) => drop(post.routes.remove(&host)),
@@ -231,9 +237,10 @@ async fn declare_stream(connection: &Connection, names: &Names) -> Result<bool, 
 struct Post<'a> {
     /// Holds the lock.
     reading: Connection,
-    /// Publishes; the broker says on it that it takes nothing.
+    /// Publishes what is desired; the broker says on it that it takes nothing.
     writing: Connection,
     writer: Channel,
+    answers: Answers,
     /// Where the lock is asked for; a refusal closes it.
     looks: Option<Channel>,
     names: &'a Names,
@@ -338,7 +345,7 @@ impl Post<'_> {
     /// Takes a report and those that are here already: what follows from them is stored together. One that is answered is
     /// the last: over a slow way an answer takes long enough. What is not acknowledged when this coordinator ends comes
     /// again to the next one, which knows what it has heard by incarnation and sequence. A request does not: its answer may
-    /// be what ends this session.
+    /// be what costs a connection.
     async fn take_waiting(&mut self, first: Delivery, side: &CoordinatorSide) -> Result<(), Ended> {
         let (mut next, mut room) = (Some(first), REPORTS_AT_ONCE);
         while let Some(report) = next.take() {
@@ -361,7 +368,7 @@ impl Post<'_> {
         };
         let properties = &delivery.properties;
         let host = text(properties.app_id()).and_then(|name| HostName::new(name).ok());
-        let route = text(properties.reply_to()).filter(|route| is_address(route));
+        let route = text(properties.reply_to()).filter(|route| node_of(route).is_some());
         let kind = text(properties.kind());
         let wanted = kind.as_ref().filter(|kind| *kind == MANIFEST).and(text(properties.correlation_id()));
         let mut is_new = false;
@@ -413,13 +420,16 @@ impl Post<'_> {
         Ok(())
     }
 
-    /// Tells some of those who are still to be told what is desired.
+    /// Tells some of those who are still to be told what is desired. Who cannot be told now is told later.
     async fn say_desired(&mut self, ours: &watch::Receiver<Option<Encoded>>) -> Result<(), Ended> {
         let ours = ours.borrow().clone().filter(|_| self.leads());
         for _ in 0..SAID_AT_ONCE {
             let Some(host) = self.unsaid.pop_first() else { break };
-            if let (Some(ours), Some(route)) = (&ours, self.routes.get(&host).cloned()) {
-                self.send(&route, ours, BasicProperties::default().with_type(DESIRED.into())).await?;
+            if let (Some(ours), Some(route)) = (&ours, self.routes.get(&host).cloned())
+                && !self.send(&route, ours, BasicProperties::default().with_type(DESIRED.into())).await?
+            {
+                self.unsaid.insert(host);
+                break;
             }
         }
         Ok(())
@@ -428,17 +438,22 @@ impl Post<'_> {
     async fn answer(&mut self, host: &HostName, permit: &[u8]) -> Result<(), Ended> {
         // Without an address the agent asks again.
         let Some(route) = self.routes.get(host).filter(|_| self.leads()).cloned() else { return Ok(()) };
-        self.send(&route, permit, BasicProperties::default().with_type(PERMIT.into())).await
+        self.send(&route, permit, BasicProperties::default().with_type(PERMIT.into())).await.map(drop)
     }
 
-    /// Says something to one host. All that was taken is acknowledged before: an address whose node is gone costs the
-    /// session, and a message that bore it would come again and cost the next one, too.
-    async fn send(&mut self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<(), Ended> {
-        // Who asked asks again. Waiting for a broker that takes nothing would cost the lead.
-        if self.writing.status().blocked() {
-            return Ok(());
+    /// Tells whether answers can be said now. Waiting for a broker that takes nothing would cost the lead.
+    fn can_answer(&mut self) -> Result<bool, Ended> {
+        Ok(self.answers.is_ready()? && !self.writing.status().blocked())
+    }
+
+    /// Says something to one host, where that can be done now; who asked asks again. All that was taken is acknowledged
+    /// before: an address may cost the connection for answers, and a message that bore it would come again and cost the
+    /// next one, too.
+    async fn send(&mut self, route: &str, payload: &[u8], properties: BasicProperties) -> Result<bool, Ended> {
+        if !self.can_answer()? {
+            return Ok(false);
         }
         self.taken.acknowledge().await?;
-        publish(&self.writer, ("", route), BasicPublishOptions::default(), payload, properties).await.map(drop)
+        self.answers.send(route, payload, properties).await
     }
 }

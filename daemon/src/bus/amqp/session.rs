@@ -20,9 +20,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const NOT_FOUND: u16 = 404;
 /// It is somebody else's alone.
 pub(super) const LOCKED: u16 = 405;
+/// Something in the broker broke.
+pub(super) const INTERNAL_ERROR: u16 = 541;
 /// It may not or cannot be had: access refused, precondition failed, command invalid, not allowed, not implemented,
 /// internal error, which is what a node without a feature says.
-pub(super) const REFUSALS: [u16; 6] = [403, 406, 503, 530, 540, 541];
+pub(super) const REFUSALS: [u16; 6] = [403, 406, 503, 530, 540, INTERNAL_ERROR];
 /// A silent network is noticed here after twice this. The broker counts whole turns and notices between two and three
 /// times it: a leader that fell silent has lost its lock after 24 s, so that another one leads within 30 s.
 const HEARTBEAT_SECONDS: u16 = 8;
@@ -51,11 +53,14 @@ pub(super) async fn answered_unless<T>(
 ) -> Result<Option<T>, Ended> {
     match answer(what, asked).await? {
         Ok(done) => Ok(Some(done)),
-        Err(error) => match error.kind() {
-            ErrorKind::ProtocolError(said) if codes.contains(&said.get_id()) => Ok(None),
-            _ => Err(Ended::Failed(words(what, &error))),
-        },
+        Err(error) if says(&error, codes) => Ok(None),
+        Err(error) => Err(Ended::Failed(words(what, &error))),
     }
+}
+
+/// Tells whether that is the broker's word, with one of these codes.
+fn says(error: &lapin::Error, codes: &[u16]) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(said) if codes.contains(&said.get_id()))
 }
 
 /// Says what went wrong, and what to do where that is known.
@@ -139,10 +144,9 @@ pub(super) async fn next_of(consumer: &mut Option<Consumer>, what: &str) -> Resu
 
 /// Waits for something to be sent; where the broker takes nothing for now, it is as good as lost. A dead connection is
 /// noticed by its heartbeat.
-async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> Result<Option<T>, Ended> {
+async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<Option<T>> {
     match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(Ok(answer)) => Ok(Some(answer)),
-        Ok(Err(error)) => Err(Ended::Failed(words(what, &error))),
+        Ok(answer) => answer.map(Some),
         Err(_) => {
             tracing::warn!(what, "the broker takes nothing: it may be out of memory or disk");
             Ok(None)
@@ -178,7 +182,8 @@ impl Taken {
     pub(super) async fn acknowledge(&mut self) -> Result<(), Ended> {
         self.count = 0;
         let Some(newest) = self.newest.take() else { return Ok(()) };
-        sent(&self.queue, newest.acker.ack(BasicAckOptions { multiple: true })).await.map(drop)
+        let acknowledged = sent(&self.queue, newest.acker.ack(BasicAckOptions { multiple: true })).await;
+        acknowledged.map(drop).map_err(|error| Ended::Failed(words(&self.queue, &error)))
     }
 }
 
@@ -186,16 +191,35 @@ impl Taken {
 /// nothing for now.
 pub(super) async fn publish(
     channel: &Channel,
-    (exchange, key): (&str, &str),
+    place: (&str, &str),
     options: BasicPublishOptions,
     payload: &[u8],
     properties: BasicProperties,
 ) -> Result<Option<Confirmation>, Ended> {
+    publish_unless(&[], channel, place, options, payload, properties).await.map(Option::flatten)
+}
+
+/// The same where the broker may say no with one of these codes: then nothing, and the channel is closed.
+pub(super) async fn publish_unless(
+    codes: &[u16],
+    channel: &Channel,
+    (exchange, key): (&str, &str),
+    options: BasicPublishOptions,
+    payload: &[u8],
+    properties: BasicProperties,
+) -> Result<Option<Option<Confirmation>>, Ended> {
     let what = format!("publish to {exchange}{key}");
-    let published = channel.basic_publish(exchange.into(), key.into(), options, payload, properties);
-    match sent(&what, published).await? {
-        Some(confirmation) => sent(&what, confirmation).await,
-        None => Ok(None),
+    let published = async {
+        let published = channel.basic_publish(exchange.into(), key.into(), options, payload, properties);
+        match sent(&what, published).await? {
+            Some(confirmation) => sent(&what, confirmation).await,
+            None => Ok(None),
+        }
+    };
+    match published.await {
+        Ok(confirmed) => Ok(Some(confirmed)),
+        Err(error) if says(&error, codes) => Ok(None),
+        Err(error) => Err(Ended::Failed(words(&what, &error))),
     }
 }
 

@@ -15,8 +15,10 @@ use crate::clock::Clock;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use rabbitmq::RabbitMq;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use unstale_protocol::fingerprint::Fingerprint;
 
 fn access(text: &str) -> Access {
     let Ok(BusUrl::Amqp(url)) = text.parse() else { panic!("{text}") };
@@ -129,11 +131,41 @@ async fn rabbitmq_keeps_the_contract_under_the_shipped_permissions_and_after_a_k
     is_told(&mut second, "that it leads", held).await;
 }
 
+/// The coordinator's connections, as the broker calls them.
+fn connections(server: &RabbitMq) -> BTreeSet<String> {
+    let listed = server.control(&["list_connections", "user", "pid"]);
+    listed.lines().filter_map(|line| line.strip_prefix("unstale-coordinator\t")).map(str::to_owned).collect()
+}
+
+/// Says these as an agent that wants to be answered there, then something that nobody answers, and waits until that has
+/// come to a coordinator that has lost nothing.
+async fn ask_in_vain(server: &RabbitMq, coordinator: &mut CoordinatorEnd, routes: &[&str], afterwards: &str) {
+    let connection = access(&server.for_agents()).connect("test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let exchange = names().exchange();
+    let hellos = routes.iter().map(|route| (HELLO, *route, ""));
+    for (kind, route, payload) in hellos.chain([(REPORT, NONE, afterwards)]) {
+        let properties = BasicProperties::default().with_type(kind.into()).with_reply_to(route.into());
+        let properties = properties.with_app_id("web-9".into());
+        let options = BasicPublishOptions::default();
+        publish(&channel, (&exchange, ""), options, payload.as_bytes(), properties).await.unwrap();
+    }
+    // What comes again is taken before it.
+    is_told(coordinator, afterwards, |message| match message {
+        ToCoordinator::Report(report) if *report == *afterwards.as_bytes() => Some(()),
+        ToCoordinator::Link(Link::Down(_)) | ToCoordinator::Lease(None) => panic!("{message:?}"),
+        _ => None,
+    })
+    .await;
+}
+
+/// Nothing that the broker gave.
+const NONE: &str = "amq.rabbitmq.reply-to.x.y";
+/// What nodes gave that are not there.
+const GONE: &str = "amq.rabbitmq.reply-to.g1h3DHJlcGx5QDEyMzQ1NgAAD5sAAAAAY+tojg==.AAECAwQFBgcICQoLDA0ODw==";
+
 #[tokio::test]
-async fn a_request_that_nobody_waits_for_any_more_is_taken_once() {
-    // Nothing that the broker gave, and what a node gave that is not there.
-    const NONE: &str = "amq.rabbitmq.reply-to.x.y";
-    const GONE: &str = "amq.rabbitmq.reply-to.g1h3DHJlcGx5QDEyMzQ1NgAAD5sAAAAAY+tojg==.AAECAwQFBgcICQoLDA0ODw==";
+async fn a_request_from_a_node_that_is_gone_is_taken_once_and_costs_neither_session_nor_lead() {
     let dir = tempfile::tempdir().unwrap();
     let server = RabbitMq::start(dir.path());
     let mut set = JoinSet::new();
@@ -142,21 +174,20 @@ async fn a_request_that_nobody_waits_for_any_more_is_taken_once() {
         matches!(message, ToCoordinator::Lease(Some(_))).then_some(())
     })
     .await;
-    let connection = access(&server.for_agents()).connect("test").await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let exchange = names().exchange();
-    for (kind, route, payload) in [(HELLO, NONE, ""), (HELLO, GONE, ""), (REPORT, GONE, "afterwards")] {
-        let properties = BasicProperties::default().with_type(kind.into()).with_reply_to(route.into());
-        let properties = properties.with_app_id("web-1".into());
-        let options = BasicPublishOptions::default();
-        publish(&channel, (&exchange, ""), options, payload.as_bytes(), properties).await.unwrap();
-    }
-    // What comes again is taken before it.
-    is_told(&mut coordinator, "what came afterwards", |message| match message {
-        ToCoordinator::Report(report) if *report == *b"afterwards" => Some(()),
-        _ => None,
-    })
-    .await;
+    let before = connections(&server);
+    assert_eq!(before.len(), 3, "{before:?}");
+    ask_in_vain(&server, &mut coordinator, &[NONE, GONE, GONE, GONE], "afterwards").await;
+    // Others are answered, over another connection; what leads and what is desired kept theirs.
+    let digest = Fingerprint::of_bytes(b"1");
+    coordinator.manifests.put(digest, (*b"manifest").into());
+    let mut agent = start_agent(&mut set, access(&server.for_agents()), 1);
+    contract::fetches(&mut coordinator, &mut agent, digest, "manifest").await;
+    let after = connections(&server);
+    assert_eq!((after.len(), before.intersection(&after).count()), (3, 2), "{before:?} {after:?}");
+    // That node is known to be gone by now.
+    ask_in_vain(&server, &mut coordinator, &[GONE; 20], "once more").await;
+    contract::fetches(&mut coordinator, &mut agent, digest, "manifest").await;
+    assert_eq!(connections(&server), after);
     has_no_reports_left(&server).await;
 }
 

@@ -1,6 +1,7 @@
 //! The coordinator on Redis: a connection that reads reports, and one for everything else.
 //!
-//! It writes only while it holds the lease, and only through scripts that compare holder and epoch in the same step.
+//! It writes only while it holds the lease, and only through scripts that compare holder and epoch in the same step. While
+//! the server takes nothing it goes on reading, and its lease ends; a server that is a replica by now is left.
 
 use super::agent::has_begun_anew;
 use super::names::Names;
@@ -143,7 +144,7 @@ async fn session(
         looked: DESIRED_MAX,
         kept: BTreeMap::new(),
     };
-    let CoordinatorSide { desired, least_epoch, manifests, outgoing, incoming, .. } = side;
+    let CoordinatorSide { desired, least_epoch, manifests, outgoing, incoming, link } = side;
     let write = async {
         let mut due = interval(RENEWAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -154,7 +155,8 @@ async fn session(
                     let ours = desired.borrow().clone();
                     writer.look_at_desired(ours.as_ref(), incoming).await?;
                     let least = *least_epoch.borrow();
-                    writer.renew(least, incoming).await?;
+                    let refused = writer.renew(least, incoming).await?;
+                    sessions.refused(refused.as_deref(), link);
                     writer.look_at_manifests().await?;
                     let wanted = manifests.borrow_and_update().clone();
                     writer.keep_manifests(&wanted).await?;
@@ -268,13 +270,23 @@ impl Writer<'_> {
         }
     }
 
-    /// Takes or renews the lease. It counts from before it was asked for, on our own clock.
-    async fn renew(&mut self, least: Epoch, told: &queue::Sender<ToCoordinator>) -> Result<(), Ended> {
+    /// Takes or renews the lease. It counts from before it was asked for, on our own clock. Returns why the server takes
+    /// nothing for now; then the lease that was had ends when it would.
+    async fn renew(&mut self, least: Epoch, told: &queue::Sender<ToCoordinator>) -> Result<Option<String>, Ended> {
         let asked_at = self.clock.now();
         let key = self.names.lease();
         let (milliseconds, least) = (LEASE.as_millis().to_string(), least.0.to_string());
         let arguments: [&[u8]; 3] = [self.holder.as_bytes(), milliseconds.as_bytes(), least.as_bytes()];
-        let (is_held, epoch): (i64, u64) = self.run(TAKE_LEASE, &[&key], &arguments).await?;
+        let (is_held, epoch): (i64, u64) = match self.run(TAKE_LEASE, &[&key], &arguments).await {
+            Ok(answer) => answer,
+            Err(refused) if refused.is_unwritable() => {
+                if self.lease.is_some_and(|lease| lease.until <= self.clock.now()) {
+                    self.lose(told)?;
+                }
+                return Ok(Some(refused.words()));
+            }
+            Err(refused) => return Err(refused.into()),
+        };
         if is_held == 1 {
             let granted = Lease { epoch: Some(Epoch(epoch)), until: asked_at.after(LEASE) };
             if self.lease.is_none_or(|lease| lease.epoch != Some(Epoch(epoch))) {
@@ -290,7 +302,7 @@ impl Writer<'_> {
             }
             self.is_standby = true;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn lose(&mut self, told: &queue::Sender<ToCoordinator>) -> Result<(), queue::Closed> {

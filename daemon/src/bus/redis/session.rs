@@ -42,7 +42,16 @@ impl Refused {
     /// Tells whether the server takes nothing for now, for want of memory, disk or replicas: reading still works, and with
     /// too little memory so does what may go beyond it. READONLY is none of these: such a server is a replica by now.
     pub(super) fn is_unwritable(&self) -> bool {
-        matches!(self.error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+        const NOT_NOW: [&str; 3] = ["OOM", "MISCONF", "NOREPLICAS"];
+        match self.error.code() {
+            // Before 7.0 a script's error has no code, and ends with what the command in it was told.
+            Some("ERR") => {
+                let said = self.error.to_string();
+                said.contains("unning script") && NOT_NOW.iter().any(|code| said.contains(&format!(" -{code} ")))
+            }
+            Some(code) => NOT_NOW.contains(&code),
+            None => false,
+        }
     }
 
     /// Tells whether the server wants a password first.
@@ -234,6 +243,27 @@ fn info_of(login: &Login) -> RedisConnectionInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_takes_later_is_told_from_what_it_never_takes() {
+        let check = |line: &str, is_expected: bool| {
+            let parsed = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).and_then(Value::extract_error);
+            let refused = Refused { what: "EVAL".to_owned(), error: parsed.unwrap_err() };
+            assert_eq!(refused.is_unwritable(), is_expected, "{line}");
+        };
+        check("OOM command not allowed when used memory > 'maxmemory'.", true);
+        check("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", true);
+        check("NOREPLICAS Not enough good replicas to write.", true);
+        // Redis 6.2.
+        let script = "ERR Error running script (call to f_0): @user_script:4: @user_script: 4:";
+        check(&format!("{script} -MISCONF Redis is configured to save RDB snapshots"), true);
+        check(&format!("{script} -OOM command not allowed when used memory > 'maxmemory'."), true);
+        check(&format!("{script} -READONLY You can't write against a read only replica."), false);
+        check(&format!("{script} attempt to compare nil with number"), false);
+        check("READONLY You can't write against a read only replica.", false);
+        check("ERR unknown command 'MISCONF'", false);
+        check("STALE 7", false);
+    }
 
     #[test]
     fn ids_are_ordered_as_numbers() {

@@ -357,6 +357,63 @@ async fn an_agent_that_gets_no_second_connection_keeps_the_one_that_it_reads_on(
     .await;
 }
 
+/// The coordinator's connections, as the server numbers them.
+async fn coordinators(server: &Server) -> Vec<String> {
+    let listed: String = redis::from_redis_value(server.run(&["CLIENT", "LIST"]).await).unwrap();
+    let ours = listed.lines().filter(|line| line.contains(" name=unstale-coordinator "));
+    ours.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_coordinator_goes_on_reading_where_nothing_is_written_and_leaves_a_replica() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    let held = |message| match message {
+        ToCoordinator::Lease(Some(lease)) => Some(lease.epoch),
+        _ => None,
+    };
+    let first = is_told(&mut coordinator, "that it leads", held).await;
+    let before = coordinators(&server).await;
+    assert_eq!(before.len(), 2, "{before:?}");
+    server.run(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let refusal = is_told(&mut coordinator, "why nothing is written", |message| match message {
+        ToCoordinator::Link(Link::Down(why)) => Some(why),
+        _ => None,
+    });
+    let refusal = refusal.await;
+    assert!(refusal.contains("NOREPLICAS"), "{refusal}");
+    // Nothing of all this is written, and it is not taken for written.
+    coordinator.desired.send_replace(Some((*b"meanwhile").into()));
+    coordinator.manifests.put(Fingerprint::of_bytes(b"1"), (*b"manifest").into());
+    coordinator.send(FromCoordinator::Forget(host(1)));
+    is_told(&mut coordinator, "that it leads no more", |message| match message {
+        ToCoordinator::Lease(None) => Some(()),
+        ToCoordinator::Link(link) => panic!("{link:?}"),
+        _ => None,
+    })
+    .await;
+    assert_eq!(coordinators(&server).await, before);
+    assert_eq!(server.run(&["EXISTS", "unstale:{default}:desired"]).await, redis::Value::Int(0));
+    server.run(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    let again = is_told(&mut coordinator, "that it leads again", held).await;
+    assert!(again > first, "{again:?} {first:?}");
+    let mut agent = start_agent(&mut set, server.access("unstale-agent", "a0"), 1);
+    hears_desired(&mut coordinator, &mut agent, "meanwhile").await;
+    contract::fetches(&mut coordinator, &mut agent, Fingerprint::of_bytes(b"1"), "manifest").await;
+    assert_eq!(coordinators(&server).await, before);
+    // A replica never takes anything: another server may lead by now.
+    server.run(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    is_told(&mut coordinator, "that it is a replica", |message| match message {
+        ToCoordinator::Link(Link::Down(why)) => Some(why),
+        _ => None,
+    })
+    .await;
+    server.run(&["REPLICAOF", "NO", "ONE"]).await;
+    is_told(&mut coordinator, "that it leads once more", held).await;
+    assert!(coordinators(&server).await.iter().all(|connection| !before.contains(connection)));
+}
+
 /// Makes an authority and a certificate of it for 127.0.0.1.
 fn certificates(dir: &std::path::Path) {
     let make = |arguments: &[&str]| {
