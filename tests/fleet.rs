@@ -3,6 +3,7 @@
 mod ask;
 mod cure;
 mod demo;
+mod disks;
 mod drains;
 mod faults;
 mod fleets;

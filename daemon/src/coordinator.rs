@@ -172,6 +172,7 @@ impl Driver {
 
     /// Does what the machine wants, in its order.
     fn act(&mut self) -> anyhow::Result<()> {
+        self.machine.handle_held(self.bus.manifests.digests(), self.clock.now());
         self.act_on_all()?;
         let least = self.machine.least_epoch();
         self.bus.least_epoch.send_if_modified(|known| std::mem::replace(known, least) != least);
@@ -197,6 +198,12 @@ impl Driver {
                     let envelope = self.seal.close(Channel::Permit, &payload).context("cannot encode a permit")?;
                     // An agent that is gone takes no permit; its next life frees it.
                     self.bus.send(FromCoordinator::Permit(permit.host, envelope));
+                }
+                Action::LookUp(digest) => self.bus.send(FromCoordinator::LookUp(digest)),
+                Action::Fetch(fetch) => self.fetch(fetch)?,
+                Action::Keep(digest, text) => {
+                    tracing::info!(%digest, bytes = text.len(), "manifest fetched");
+                    self.keep_manifest(digest, text.into_bytes())?;
                 }
             }
         }
@@ -342,14 +349,7 @@ impl Driver {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let digest = Fingerprint::of_bytes(&bytes);
-        self.store
-            .commit(&[Change {
-                table: records::MANIFESTS.to_owned(),
-                key: digest.to_string(),
-                value: Some(bytes.clone()),
-            }])
-            .context("cannot write the manifest")?;
-        self.lay_manifest_out(digest, &bytes)?;
+        self.keep_manifest(digest, bytes)?;
         let app = request.app.clone();
         let before = self.current(&app);
         let broadcast = Broadcast {
@@ -480,15 +480,12 @@ impl Driver {
     fn status(&self) -> api::Status {
         let now = self.clock.now();
         let mut status = answers::status(&self.machine, now);
-        let desired = self.machine.desired();
-        let mut apps = desired.apps.iter();
-        let missing = apps.find(|(_, app)| !self.bus.manifests.has(&app.manifest));
-        if let (None, true, Some((app, of))) = (&status.blocked, self.machine.leads(now), missing) {
+        let missing = self.machine.lacking().next();
+        if let (None, true, Some((app, revision, _))) = (&status.blocked, self.machine.leads(now), missing) {
             // It was announced by another coordinator, with a disk of its own.
             status.blocked = Some(format!(
-                "the manifest of {app}@{} is not here, and agents that have not fetched it yet judge nothing: broadcast \
-                 {app} again",
-                of.revision
+                "the manifest of {app}@{revision} is not here yet, and agents that have not fetched it judge nothing: hosts \
+                 that have it are asked for it; where none has, broadcast {app} again"
             ));
         }
         api::Status { bus: self.bus_status(now), ..status }

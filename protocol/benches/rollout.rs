@@ -186,7 +186,7 @@ impl Fleet {
         self.slowest = self.slowest.max(spent);
         for action in actions {
             match action {
-                Action::Store(_) => {}
+                Action::Store(_) | Action::LookUp(_) | Action::Fetch(_) | Action::Keep(..) => {}
                 Action::Publish(desired) => self.accepted = desired.version(),
                 Action::Grant(permit) => {
                     let number: usize = permit.host.as_str().trim_start_matches("host-").parse().unwrap();

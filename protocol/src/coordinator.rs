@@ -11,6 +11,7 @@ mod record;
 mod reports;
 mod requests;
 mod roster;
+mod search;
 mod slots;
 mod status;
 mod tally;
@@ -23,13 +24,15 @@ pub use record::{
 };
 pub use status::{Counts, DrainStatus, HostStatus, Outcome, RolloutStatus, UnitStatus};
 
-use crate::fingerprint::Salt;
+use crate::fingerprint::{Fingerprint, Salt};
 use crate::ids::{AppName, DrainId, Epoch, Generation, HostName, PoolName, Revision, Version};
 use crate::message::{Ask, Desired, DesiredApp, DesiredDrain, Nonce, PARTIAL, Permit, Report, Want};
+use crate::piece::Fetch;
 use crate::time::Moment;
 use lead::Listening;
 use probe::Open;
 use requests::Requests;
+use search::Search;
 use slots::Slots;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -103,6 +106,12 @@ pub enum Action {
     Publish(Desired),
     /// Send the permit to its host.
     Grant(Permit),
+    /// Look for the manifest of this digest where the bus keeps it.
+    LookUp(Fingerprint),
+    /// Ask a host for a piece of a manifest.
+    Fetch(Fetch),
+    /// Write the text of this manifest to disk: its digest was compared.
+    Keep(Fingerprint, String),
 }
 
 /// What became of a broadcast.
@@ -251,6 +260,10 @@ pub struct Coordinator {
     published_at: Moment,
     /// When it was last decided what may be granted.
     reviewed_at: Moment,
+    /// Manifests that are on disk; `None` where that was not told.
+    held: Option<BTreeSet<Fingerprint>>,
+    /// Those that are not, and are looked for.
+    searches: BTreeMap<Fingerprint, Search>,
     actions: VecDeque<Action>,
 }
 
@@ -295,6 +308,8 @@ impl Coordinator {
             stated_hosts: None,
             published_at: now,
             reviewed_at: now,
+            held: None,
+            searches: BTreeMap::new(),
             actions: VecDeque::new(),
         };
         for record in records {
@@ -462,7 +477,7 @@ impl Coordinator {
     }
 
     /// Returns when [`Coordinator::handle_timeout`] wants to be called: when granting becomes possible, the
-    /// lease ends, or a dry run is forgotten. Later than the last `now`, for a request that waits for room must not keep the driver busy.
+    /// lease ends, a dry run is forgotten or a manifest is looked for. Later than the last `now`, for a request that waits for room must not keep the driver busy.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let wait = self.reign_at.after(self.policy.takeover_wait);
         let granting = (!self.requests.is_empty() && wait > self.reviewed_at).then_some(wait);
@@ -472,7 +487,7 @@ impl Coordinator {
         };
         let end = self.partial_end();
         let knows = (self.partial && self.standing != Standing::Standby && end > self.reviewed_at).then_some(end);
-        granting.into_iter().chain(self.probe_end()).chain(lease).chain(knows).min()
+        granting.into_iter().chain(self.probe_end()).chain(lease).chain(knows).chain(self.search_due()).min()
     }
 
     /// Returns the newest desired state's version.

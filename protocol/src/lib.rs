@@ -12,6 +12,7 @@ pub mod host;
 pub mod ids;
 pub mod manifest;
 pub mod message;
+pub mod piece;
 pub mod restart;
 pub mod time;
 pub mod value;

@@ -10,6 +10,7 @@ use crate::ids::{
     AppName, DrainId, Epoch, Generation, HostName, Incarnation, PoolName, ProcessIdentity, Revision, SlotId, UnitId,
     Version,
 };
+use crate::piece::{Fetch, Piece};
 use crate::time::Moment;
 use crate::verdict::{Cure, Verdict};
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,8 @@ pub enum Upward {
     Report(Report),
     /// A request for permits.
     Ask(Ask),
+    /// A piece of a manifest.
+    Piece(Piece),
     /// Sent by a newer version: counted and skipped.
     Unknown,
 }
@@ -159,7 +162,38 @@ impl Upward {
         match serde_json::from_str::<Kind<'_>>(text)?.kind.as_ref() {
             "report" => serde_json::from_str(text).map(Self::Report),
             "ask" => serde_json::from_str(text).map(Self::Ask),
+            "piece" => serde_json::from_str(text).map(Self::Piece),
             _ => Ok(Self::Unknown),
+        }
+    }
+}
+
+/// What is said to one host alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Downward {
+    /// A permit, which has no kind.
+    Permit(Permit),
+    /// A question for a manifest.
+    Fetch(Fetch),
+    /// Sent by a newer version: skipped.
+    Unknown,
+}
+
+impl Downward {
+    /// Reads one from its JSON.
+    ///
+    /// # Errors
+    /// Where it is not what its kind says.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            #[serde(borrow, default)]
+            kind: Option<Cow<'a, str>>,
+        }
+        match serde_json::from_str::<Kind<'_>>(text)?.kind.as_deref() {
+            None => serde_json::from_str(text).map(Self::Permit),
+            Some("fetch") => serde_json::from_str(text).map(Self::Fetch),
+            Some(_) => Ok(Self::Unknown),
         }
     }
 }

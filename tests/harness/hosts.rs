@@ -262,13 +262,18 @@ impl Fleet {
         begin_coordinator(place, &self.bus.for_coordinator())
     }
 
-    /// Kills a host's agent and starts it again.
-    pub(crate) fn kill_agent(&mut self, index: usize) {
-        let host = self.hosts.get_mut(index).expect("a host");
-        if let Some(mut agent) = host.agent.take() {
+    /// Kills a host's agent, where it has one.
+    pub(crate) fn end_agent(&mut self, index: usize) {
+        if let Some(mut agent) = self.hosts.get_mut(index).expect("a host").agent.take() {
             agent.signal(Signal::KILL);
             agent.wait(10);
         }
+    }
+
+    /// Kills a host's agent and starts it again.
+    pub(crate) fn kill_agent(&mut self, index: usize) {
+        self.end_agent(index);
+        let host = self.hosts.get_mut(index).expect("a host");
         host.agent = Some(self.bus.start_agent(&host.place, &host.name));
     }
 

@@ -27,8 +27,8 @@ async fn carry(mut coordinator: CoordinatorSide, mut agent: AgentSide) -> Result
             }
             message = coordinator.outgoing.receive() => match message.ok_or(Closed)? {
                 FromCoordinator::Permit(_, permit) => agent.incoming.send(ToAgent::Permit(permit))?,
-                // Nothing is kept for a host.
-                FromCoordinator::Forget(_) => {}
+                // Nothing is kept for a host, and no manifest but the coordinator's own.
+                FromCoordinator::Forget(_) | FromCoordinator::LookUp(_) => {}
             },
             message = agent.outgoing.receive() => match message.ok_or(Closed)? {
                 FromAgent::Report(report) => deliver(&coordinator.incoming, ToCoordinator::Report(report))?,

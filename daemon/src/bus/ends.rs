@@ -7,7 +7,7 @@
 
 use super::envelope::{Channel, Encoded};
 use super::queue::{Closed, Receiver, Sender, queue};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::watch;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{Epoch, HostName};
@@ -52,13 +52,17 @@ pub(crate) enum ToCoordinator {
     /// What the bus retains as desired, where it is not what this coordinator published last. `None` where there is
     /// nothing. What was there before a lease is told before that lease.
     Tip(Option<Encoded>),
+    /// An envelope with the manifest of this digest, as the bus says: one that was to be looked up.
+    Manifest(Fingerprint, Encoded),
 }
 
 /// What the coordinator's transport is told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FromCoordinator {
-    /// An envelope with a permit for this host.
+    /// An envelope with a permit, or a question, for this host.
     Permit(HostName, Encoded),
+    /// The manifest of this digest is not here: if the bus itself keeps manifests, this one is to be told.
+    LookUp(Fingerprint),
     /// The host will not come back: what the bus holds for it is to be removed.
     Forget(HostName),
 }
@@ -70,7 +74,7 @@ pub(crate) enum ToAgent {
     Link(Link),
     /// An envelope with a desired state.
     Desired(Encoded),
-    /// An envelope with a permit.
+    /// An envelope with a permit or a question.
     Permit(Encoded),
     /// An envelope with the manifest of this digest, as the bus says.
     Manifest(Fingerprint, Encoded),
@@ -210,6 +214,7 @@ pub(crate) fn deliver(incoming: &Sender<ToCoordinator>, message: ToCoordinator) 
     incoming.send(match message {
         ToCoordinator::Report(bytes) => ToCoordinator::Report(Channel::Report.shortened(bytes)),
         ToCoordinator::Tip(Some(bytes)) => ToCoordinator::Tip(Some(Channel::Desired.shortened(bytes))),
+        ToCoordinator::Manifest(digest, bytes) => ToCoordinator::Manifest(digest, Channel::Manifest.shortened(bytes)),
         other => other,
     })
 }
@@ -248,9 +253,9 @@ impl Shelf {
         });
     }
 
-    /// Tells whether a manifest lies there.
-    pub(crate) fn has(&self, digest: &Fingerprint) -> bool {
-        self.0.borrow().contains_key(digest)
+    /// Returns which manifests lie there.
+    pub(crate) fn digests(&self) -> BTreeSet<Fingerprint> {
+        self.0.borrow().keys().copied().collect()
     }
 
     /// Takes away all that `is_wanted` does not choose, and returns which those were.

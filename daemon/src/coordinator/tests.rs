@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use unstale_protocol::coordinator::{Leadership, Reports};
 use unstale_protocol::ids::{Epoch, Generation, HostName, Incarnation, Revision, SchemaVersion, Version};
 use unstale_protocol::manifest::Manifest;
-use unstale_protocol::message::Desired;
+use unstale_protocol::message::{Desired, Upward};
+use unstale_protocol::piece::Piece;
 use unstale_protocol::time::Moment;
 
 fn shop() -> AppName {
@@ -504,4 +505,59 @@ async fn who_stands_by_and_hears_no_reports_claims_nothing_and_names_who_leads()
         assert!(refused.code == "not-leader" && refused.message.contains("web-9"), "{refused:?}");
     })
     .await;
+}
+
+/// A report of a host that has judged the first revision.
+fn judged(host: &str, sequence: u64) -> Encoded {
+    let incarnation = Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() };
+    let report = serde_json::json!({
+        "kind": "report", "host": host, "incarnation": serde_json::to_value(incarnation).unwrap(),
+        "sequence": sequence, "clock": 0, "accepted": serde_json::to_value(Version::default()).unwrap(),
+        "apps": {"shop": {"revision": 1, "converged": true, "units": {}}}, "pools": {}, "slots": [], "scanned": true,
+    });
+    seal().close(Channel::Report, &report.to_string()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_the_disk_lacks_is_fetched_from_a_host_and_kept() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, _side| drop(broadcast(&asker).await)).await;
+    let store = state.open(Which::Coordinator).unwrap();
+    let (digest, bytes) = records::manifests(&store).unwrap().remove(0);
+    let gone = Change { table: records::MANIFESTS.to_owned(), key: digest.to_string(), value: None };
+    store.commit(&[gone]).unwrap();
+    drop(store);
+    with_driver(&state, async |asker, mut side| {
+        let blocked = async || asker.ask(Command::Status).await.unwrap().blocked.unwrap_or_default();
+        while !blocked().await.contains("the manifest of shop@1 is not here yet") {}
+        ends::deliver(&side.incoming, ToCoordinator::Report(judged("here", 1))).unwrap();
+        // Noise under its digest changes nothing.
+        let noise = seal().close(Channel::Manifest, "[]").unwrap();
+        ends::deliver(&side.incoming, ToCoordinator::Manifest(digest, noise)).unwrap();
+        let mut is_looked_for = false;
+        let fetch = loop {
+            match side.outgoing.receive().await.unwrap() {
+                FromCoordinator::LookUp(of) => is_looked_for |= of == digest,
+                FromCoordinator::Permit(host, envelope) => {
+                    assert_eq!(host.as_str(), "here");
+                    let payload = seal().open(Channel::Permit, &envelope).unwrap().payload;
+                    break serde_json::from_str(&payload).unwrap();
+                }
+                FromCoordinator::Forget(_) => {}
+            }
+        };
+        assert!(is_looked_for && blocked().await.contains("is not here yet"));
+        let piece = Piece::cut(&fetch, std::str::from_utf8(&bytes).unwrap()).unwrap();
+        let answer = serde_json::to_string(&Upward::Piece(piece)).unwrap();
+        let answer = seal().close(Channel::Report, &answer).unwrap();
+        ends::deliver(&side.incoming, ToCoordinator::Report(answer)).unwrap();
+        while blocked().await.contains("manifest") {}
+        assert_eq!(manifest(&side), Manifest::default());
+        let version = SchemaVersion { app: shop(), revision: Revision(1) };
+        let events = asker.ask(|answer| Command::Events(version, 0, answer)).await.unwrap().events;
+        assert!(events.iter().any(|event| event.text == "manifest fetched: from here"), "{events:?}");
+    })
+    .await;
+    let store = state.open(Which::Coordinator).unwrap();
+    assert_eq!(records::manifests(&store).unwrap(), [(digest, bytes)]);
 }

@@ -2,13 +2,15 @@
 
 use super::{Driver, records};
 use crate::api::StatusBus;
-use crate::bus::ends::{Link, ToCoordinator};
+use crate::bus::ends::{FromCoordinator, Link, ToCoordinator};
 use crate::bus::envelope::{Channel, Encoded, Opened, Rejected};
+use crate::store::Change;
 use anyhow::Context as _;
 use unstale_protocol::coordinator::Lease;
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::{Epoch, Generation, Version};
 use unstale_protocol::message::{Desired, Report, Upward};
+use unstale_protocol::piece::Fetch;
 use unstale_protocol::time::Moment;
 
 /// Messages of the bus that are heard before what follows from them is done.
@@ -43,6 +45,23 @@ impl Driver {
         Ok(())
     }
 
+    /// Writes a manifest to disk and lays it out.
+    pub(super) fn keep_manifest(&self, digest: Fingerprint, bytes: Vec<u8>) -> anyhow::Result<()> {
+        let change = |value| Change { table: records::MANIFESTS.to_owned(), key: digest.to_string(), value };
+        self.store.commit(&[change(Some(bytes.clone()))]).context("cannot write the manifest")?;
+        self.lay_manifest_out(digest, &bytes)
+    }
+
+    /// Asks one host for a piece of a manifest.
+    pub(super) fn fetch(&self, fetch: Fetch) -> anyhow::Result<()> {
+        let what = "cannot encode a question for a manifest";
+        let payload = serde_json::to_string(&fetch).context(what)?;
+        let envelope = self.seal.close(Channel::Permit, &payload).context(what)?;
+        tracing::debug!(host = %fetch.host, manifest = %fetch.manifest, from = fetch.from, "manifest asked for");
+        self.bus.send(FromCoordinator::Permit(fetch.host, envelope));
+        Ok(())
+    }
+
     /// Follows changes of the files of keys; everything that is retained on the bus is signed with the newest.
     pub(super) fn refresh_keys(&mut self) -> anyhow::Result<()> {
         let before = self.seal.key();
@@ -74,6 +93,7 @@ impl Driver {
                     }
                 }
                 ToCoordinator::Tip(found) => self.look_at_tip(found.as_ref()),
+                ToCoordinator::Manifest(digest, envelope) => self.take_manifest(digest, &envelope),
                 ToCoordinator::Lease(Some(lease)) => {
                     self.machine.handle_lease(Lease { until: lease.until, epoch: lease.epoch }, self.clock.now());
                 }
@@ -121,6 +141,7 @@ impl Driver {
         let host = match &message {
             Ok(Upward::Report(report)) => &report.host,
             Ok(Upward::Ask(ask)) => &ask.host,
+            Ok(Upward::Piece(piece)) => &piece.host,
             Ok(Upward::Unknown) => return tracing::debug!("message of an unknown kind skipped"),
             Err(error) => {
                 tracing::debug!(%error, "message makes no sense");
@@ -137,8 +158,18 @@ impl Driver {
             }
             Ok(Upward::Report(report)) => self.machine.handle_report(report, now),
             Ok(Upward::Ask(ask)) => self.machine.handle_ask(ask, now),
+            Ok(Upward::Piece(piece)) => self.machine.handle_piece(&piece, now),
             Ok(Upward::Unknown) | Err(_) => {}
         }
+    }
+
+    /// Takes a manifest from where the bus keeps it. What is rejected is counted, as on agents.
+    fn take_manifest(&mut self, digest: Fingerprint, envelope: &Encoded) {
+        let Ok(opened) = self.seal.open(Channel::Manifest, envelope) else { return };
+        if Fingerprint::of_bytes(opened.payload.as_bytes()) != digest {
+            return self.seal.reject(Channel::Manifest, Rejected::Digest);
+        }
+        self.machine.handle_manifest(opened.payload, self.clock.now());
     }
 
     /// Tells whether what the report makes the machine go beyond leaves it room. Numbers of our own are believed, however
@@ -169,7 +200,7 @@ impl Driver {
 fn report(message: &ToCoordinator) -> Option<&Encoded> {
     match message {
         ToCoordinator::Report(envelope) => Some(envelope),
-        ToCoordinator::Tip(_) | ToCoordinator::Lease(_) | ToCoordinator::Link(_) => None,
+        ToCoordinator::Tip(_) | ToCoordinator::Manifest(..) | ToCoordinator::Lease(_) | ToCoordinator::Link(_) => None,
     }
 }
 

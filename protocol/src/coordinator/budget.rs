@@ -12,6 +12,7 @@ impl Coordinator {
     /// Grants what may be granted now.
     pub(super) fn review(&mut self, now: Moment) {
         self.reviewed_at = now;
+        self.search(now);
         self.requests.expire(self.policy.ask_lifetime, now);
         let can_grant = self.may_grant(now);
         if can_grant && !self.could_grant {

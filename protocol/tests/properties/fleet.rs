@@ -473,7 +473,7 @@ impl Fleet {
                     self.book.asks.insert(key, (ask.clone(), want.clone(), self.now));
                 }
             }
-            Upward::Unknown => unreachable!(),
+            Upward::Piece(_) | Upward::Unknown => unreachable!(),
         }
     }
 
@@ -485,6 +485,7 @@ impl Fleet {
                 Action::Store(records) => self.disk.extend(records),
                 Action::Publish(desired) => self.take_published(&desired),
                 Action::Grant(permit) => self.take_grant(permit),
+                Action::LookUp(_) | Action::Fetch(_) | Action::Keep(..) => unreachable!("no manifest is looked for"),
             }
         }
         let next = self.machine.poll_timeout();

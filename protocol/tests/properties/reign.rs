@@ -64,6 +64,7 @@ impl Seat {
                 Action::Store(records) => self.disk.extend(records),
                 Action::Publish(desired) => self.published.push(desired),
                 Action::Grant(permit) => self.granted.push(permit),
+                Action::LookUp(_) | Action::Fetch(_) | Action::Keep(..) => unreachable!("no manifest is looked for"),
             }
         }
     }

@@ -169,6 +169,8 @@ async fn session(
             message = side.outgoing.receive() => match message.ok_or(queue::Closed)? {
                 FromCoordinator::Permit(host, permit) => post.answer(&host, &permit).await?,
                 FromCoordinator::Forget(host) => drop(post.routes.remove(&host)),
+                // The broker keeps none.
+                FromCoordinator::LookUp(_) => {}
             },
         }
     }

@@ -8,7 +8,7 @@ use super::names::Names;
 use super::session::{Access, BEGINNING, Connection, Entry, Refused, order};
 use crate::bus::backoff::random;
 use crate::bus::ends::{CoordinatorSide, FromCoordinator, Lease, ToCoordinator, deliver};
-use crate::bus::envelope::Encoded;
+use crate::bus::envelope::{Channel, Encoded};
 use crate::bus::queue;
 use crate::bus::sessions::{Ended, Sessions};
 use crate::clock::Clock;
@@ -141,6 +141,7 @@ async fn session(
         lease: None,
         is_standby: false,
         may_go_beyond: true,
+        may_look_up: true,
         looked: DESIRED_MAX,
         kept: BTreeMap::new(),
     };
@@ -180,6 +181,7 @@ async fn session(
                         writer.add(&names.permits(&host), PERMITS_MAX, &permit, PERMITS_KEPT, incoming).await?;
                     }
                     FromCoordinator::Forget(host) => writer.forget(&host).await?,
+                    FromCoordinator::LookUp(digest) => writer.look_up(digest, incoming).await?,
                 },
             }
         }
@@ -241,6 +243,8 @@ struct Writer<'a> {
     is_standby: bool,
     /// The server lets scripts go beyond its memory limit.
     may_go_beyond: bool,
+    /// This user may read manifests: rules of before did not say so.
+    may_look_up: bool,
     /// How many of the newest desired states are looked at: all of them first, for noise may lie on top.
     looked: usize,
     /// Manifests that were written, what, and when that is due again.
@@ -411,6 +415,27 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells the driver a manifest that another coordinator has written, where it is there. No more of it is read than shows
+    /// that it is too long.
+    async fn look_up(&mut self, digest: Fingerprint, incoming: &queue::Sender<ToCoordinator>) -> Result<(), Ended> {
+        if !self.may_look_up {
+            return Ok(());
+        }
+        let key = self.names.manifest(&digest);
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(&key).arg(0).arg(Channel::Manifest.max_bytes());
+        match self.connection.run::<Vec<u8>>(&command, &format!("GETRANGE {key}")).await {
+            Ok(found) if found.is_empty() => Ok(()),
+            Ok(found) => Ok(deliver(incoming, ToCoordinator::Manifest(digest, found.into()))?),
+            Err(refused) if refused.is_forbidden() => {
+                tracing::warn!(because = refused.words(), "a manifest is not looked for here, only on hosts");
+                self.may_look_up = false;
+                Ok(())
+            }
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     async fn forget(&mut self, host: &HostName) -> Result<(), Ended> {

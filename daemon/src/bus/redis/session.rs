@@ -59,6 +59,11 @@ impl Refused {
         self.error.code() == Some("NOAUTH")
     }
 
+    /// Tells whether this user may not do it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.error.code() == Some("NOPERM")
+    }
+
     /// Tells whether another coordinator leads.
     pub(super) fn is_stale(&self) -> bool {
         self.error.code() == Some("STALE")

@@ -246,6 +246,54 @@ async fn who_wakes_when_another_one_leads_removes_nothing() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_another_coordinator_has_written_is_looked_up() {
+    let server = Server::start(&[]).await;
+    let mut set = JoinSet::new();
+    let mut first = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    let digest = Fingerprint::of_bytes(b"1");
+    first.manifests.put(digest, (*b"manifest").into());
+    let mut second = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    let asker = async {
+        loop {
+            for digest in [Fingerprint::of_bytes(b"2"), digest] {
+                second.send(FromCoordinator::LookUp(digest));
+            }
+            let told = is_told(&mut second, "of a manifest", |message| match message {
+                ToCoordinator::Manifest(of, manifest) => Some((of, manifest)),
+                _ => None,
+            });
+            if let Ok(told) = tokio::time::timeout(Duration::from_millis(500), told).await {
+                return told;
+            }
+        }
+    };
+    tokio::select! {
+        told = asker => assert_eq!(told, (digest, (*b"manifest").into())),
+        () = listen(&mut first) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_under_rules_of_before_leads_and_looks_nothing_up() {
+    let server = Server::start(&[]).await;
+    server.run(&["ACL", "SETUSER", "unstale-coordinator", "-getrange"]).await;
+    let mut set = JoinSet::new();
+    let mut coordinator = start_coordinator(&mut set, server.access("unstale-coordinator", "c0"));
+    is_told(&mut coordinator, "that it leads", |message| {
+        matches!(message, ToCoordinator::Lease(Some(_))).then_some(())
+    })
+    .await;
+    coordinator.send(FromCoordinator::LookUp(Fingerprint::of_bytes(b"1")));
+    for _ in 0..2 {
+        is_told(&mut coordinator, "that it leads still", |message| match message {
+            ToCoordinator::Link(Link::Down(why)) => panic!("{why}"),
+            message => matches!(message, ToCoordinator::Lease(Some(_))).then_some(()),
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_waited_out_and_said() {
     let server = Server::start(&[]).await;
     let mut set = JoinSet::new();

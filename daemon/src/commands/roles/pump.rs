@@ -8,13 +8,20 @@ use crate::bus::envelope::{Channel, Encoded, Rejected, Seal};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use unstale_agent::driver::{Incoming, Outgoing};
 use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::ids::HostName;
 use unstale_protocol::manifest::Manifest;
-use unstale_protocol::message::{Permit, Report, Upward};
+use unstale_protocol::message::{Downward, Report, Upward};
+use unstale_protocol::piece::{Fetch, Piece};
+
+/// Least pause between two pieces of manifests: of questions that come faster, the last one is answered. A host's stream
+/// keeps some of before, and whoever records one can say it again.
+const PIECE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Carries messages until `shutdown` is cancelled or either side is gone.
 ///
@@ -27,8 +34,10 @@ pub(super) async fn run(
     mut outgoing: mpsc::Receiver<Outgoing>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut post = Post { seal, host, kept };
+    let mut post = Post { seal, host, kept, asked: None };
     let mut keys_due = post.seal.keys_due();
+    let mut piece_due = interval(PIECE_PAUSE);
+    piece_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let message = tokio::select! {
             message = bus.next() => match message {
@@ -45,6 +54,14 @@ pub(super) async fn run(
                     return Ok(());
                 }
                 kept
+            }
+            _ = piece_due.tick(), if post.asked.is_some() => {
+                if let Some(piece) = post.piece()
+                    && bus.send(piece).is_err()
+                {
+                    return Ok(());
+                }
+                None
             }
             () = keys_due.tick() => {
                 post.seal.refresh();
@@ -65,6 +82,8 @@ struct Post {
     seal: Seal,
     host: HostName,
     kept: Kept,
+    /// The piece of a manifest that its coordinator lacks.
+    asked: Option<Fetch>,
 }
 
 impl Post {
@@ -80,12 +99,10 @@ impl Post {
                 self.read(Channel::Desired, &envelope).map(|desired| Incoming::Desired(Box::new(desired)))
             }
             ToAgent::Permit(envelope) => {
-                let permit: Permit = self.read(Channel::Permit, &envelope)?;
-                if permit.host != self.host {
-                    self.seal.reject(Channel::Permit, Rejected::OtherHost);
-                    return None;
-                }
-                Some(Incoming::Permit(Box::new(permit)))
+                // What is rejected is counted where it is.
+                let opened = self.seal.open(Channel::Permit, &envelope).ok()?;
+                let message = self.understood(Channel::Permit, Downward::from_json(&opened.payload))?;
+                self.take(message)
             }
             ToAgent::Manifest(digest, envelope) => {
                 let manifest = self.read_manifest(digest, &envelope)?;
@@ -94,13 +111,43 @@ impl Post {
         }
     }
 
+    /// Takes what is said to one host alone.
+    fn take(&mut self, message: Downward) -> Option<Incoming> {
+        let host = match &message {
+            Downward::Permit(permit) => &permit.host,
+            Downward::Fetch(fetch) => &fetch.host,
+            Downward::Unknown => return None,
+        };
+        if *host != self.host {
+            self.seal.reject(Channel::Permit, Rejected::OtherHost);
+            return None;
+        }
+        match message {
+            Downward::Permit(permit) => return Some(Incoming::Permit(Box::new(permit))),
+            Downward::Fetch(fetch) => self.asked = Some(fetch),
+            Downward::Unknown => {}
+        }
+        None
+    }
+
+    /// Answers the question for a piece, where what it is of is kept.
+    fn piece(&mut self) -> Option<FromAgent> {
+        let fetch = self.asked.take()?;
+        let piece = Piece::cut(&fetch, &self.kept.read(fetch.manifest)?)?;
+        if fetch.from == 0 {
+            tracing::info!(manifest = %fetch.manifest, "manifest sent to the coordinator, which lacks it");
+        }
+        let payload = serde_json::to_string(&Upward::Piece(piece)).ok()?;
+        self.seal.close(Channel::Report, &payload).ok().map(FromAgent::Report)
+    }
+
     fn read_manifest(&mut self, digest: Fingerprint, envelope: &Encoded) -> Option<Manifest> {
         let opened = self.seal.open(Channel::Manifest, envelope).ok()?;
         if Fingerprint::of_bytes(opened.payload.as_bytes()) != digest {
             self.seal.reject(Channel::Manifest, Rejected::Digest);
             return None;
         }
-        let manifest = self.parse(Channel::Manifest, &opened.payload)?;
+        let manifest = self.understood(Channel::Manifest, serde_json::from_str(&opened.payload))?;
         self.kept.write(digest, &opened.payload);
         Some(manifest)
     }
@@ -115,11 +162,11 @@ impl Post {
     fn read<T: DeserializeOwned>(&mut self, channel: Channel, envelope: &Encoded) -> Option<T> {
         // What is rejected is counted where it is.
         let opened = self.seal.open(channel, envelope).ok()?;
-        self.parse(channel, &opened.payload)
+        self.understood(channel, serde_json::from_str(&opened.payload))
     }
 
-    fn parse<T: DeserializeOwned>(&mut self, channel: Channel, payload: &str) -> Option<T> {
-        match serde_json::from_str(payload) {
+    fn understood<T>(&mut self, channel: Channel, message: Result<T, serde_json::Error>) -> Option<T> {
+        match message {
             Ok(message) => Some(message),
             Err(error) => {
                 tracing::debug!(%error, "message makes no sense");
@@ -158,7 +205,7 @@ mod tests {
 
     fn below(state: &std::path::Path) -> Post {
         let seal = Seal::bare(FleetName::new("default").unwrap());
-        Post { seal, host: HostName::new("web-1").unwrap(), kept: Kept::below(state) }
+        Post { seal, host: HostName::new("web-1").unwrap(), kept: Kept::below(state), asked: None }
     }
 
     #[test]
@@ -173,6 +220,43 @@ mod tests {
         let next = below(state.path());
         assert!(matches!(next.kept(&Outgoing::WantManifest(digest)), Some(Incoming::Manifest(of, _)) if of == digest));
         assert!(next.kept(&Outgoing::WantManifest(Fingerprint::of_bytes(b"other"))).is_none());
+    }
+
+    fn fetch(host: &str, manifest: Fingerprint) -> String {
+        serde_json::to_string(&Fetch { host: HostName::new(host).unwrap(), manifest, from: 0 }).unwrap()
+    }
+
+    #[test]
+    fn a_coordinator_that_asks_is_told_what_is_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let mut post = below(state.path());
+        let digest = Fingerprint::of_bytes(b"{}");
+        post.kept.write(digest, "{}");
+        let mut ask = |payload: &str| {
+            let envelope = post.seal.close(Channel::Permit, payload).unwrap();
+            assert!(post.open(ToAgent::Permit(envelope)).is_none());
+            post.piece()
+        };
+        let Some(FromAgent::Report(envelope)) = ask(&fetch("web-1", digest)) else { panic!("no answer") };
+        assert_eq!(ask(&fetch("web-2", digest)), None, "somebody else was asked");
+        assert_eq!(ask(&fetch("web-1", Fingerprint::of_bytes(b"x"))), None, "it is not here");
+        let opened = post.seal.open(Channel::Report, &envelope).unwrap();
+        let Ok(Upward::Piece(piece)) = Upward::from_json(&opened.payload) else { panic!("no piece") };
+        assert_eq!((piece.host.as_str(), piece.manifest, piece.text.as_str()), ("web-1", digest, "{}"));
+        assert_eq!(post.seal.rejected()["other_host"], 1);
+    }
+
+    #[test]
+    fn the_longest_piece_fits_into_a_report() {
+        let state = tempfile::tempdir().unwrap();
+        let mut post = below(state.path());
+        let text = "\"".repeat(unstale_protocol::manifest::MANIFEST_MAX_BYTES);
+        let digest = Fingerprint::of_bytes(text.as_bytes());
+        post.kept.write(digest, &text);
+        let envelope = post.seal.close(Channel::Permit, &fetch("web-1", digest)).unwrap();
+        post.open(ToAgent::Permit(envelope));
+        let Some(FromAgent::Report(envelope)) = post.piece() else { panic!("no answer") };
+        assert!(post.seal.open(Channel::Report, &envelope).is_ok(), "{} bytes", envelope.len());
     }
 
     fn permit(host: &str) -> String {

@@ -146,6 +146,7 @@ impl World {
                     let to = self.hosts.iter().position(|host| host.name == permit.host).unwrap();
                     Write::Permit(permit.version.epoch, to, self.said(permit, |text| serde_json::from_str(text)))
                 }
+                Action::LookUp(_) | Action::Fetch(_) | Action::Keep(..) => unreachable!("no manifest is looked for"),
             };
             if !self.brains[index].machine.as_ref().is_some_and(|machine| machine.leads(clock.read(now))) {
                 continue;
@@ -193,7 +194,7 @@ impl World {
         match upward {
             Upward::Report(report) => machine.handle_report(report, now),
             Upward::Ask(ask) => machine.handle_ask(ask, now),
-            Upward::Unknown => unreachable!(),
+            Upward::Piece(_) | Upward::Unknown => unreachable!(),
         }
         self.pump_brain(index);
     }
