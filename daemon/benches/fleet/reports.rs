@@ -56,7 +56,7 @@ fn report(host: HostName) -> Report {
     let app = AppName::new("shop").unwrap();
     let slot = |number: usize| SlotId::new(format!("celery/systemd/shop@{number}.service")).unwrap();
     let pools = ["shop/celery/shop", "shop/celery/mail"].map(|pool| PoolName::new(pool).unwrap());
-    let judgement = SlotJudgement { verdict: Verdict::Fresh, cure: Cure::None };
+    let judgement = || SlotJudgement { verdict: Verdict::Fresh, cure: Cure::None };
     let slots = (0..4).map(|number| SlotReport {
         slot: slot(number),
         unit: Some(UnitId::new(format!("celery:{}", 4_000 + number)).unwrap()),
@@ -67,7 +67,7 @@ fn report(host: HostName) -> Report {
             pid_namespace: 4_026_531_836,
         }),
         pools: [pools[number % 2].clone()].into(),
-        apps: [(app.clone(), judgement)].into(),
+        apps: [(app.clone(), judgement())].into(),
         phase: Phase::Up,
         because: String::new(),
         done: None,

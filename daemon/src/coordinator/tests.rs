@@ -475,7 +475,7 @@ async fn who_stands_by_and_hears_no_reports_claims_nothing_and_names_who_leads()
     with_policy(&state, policy, Some("amqp://broker".to_owned()), async |asker, side| {
         let status = async || asker.ask(Command::Status).await.unwrap();
         let bus = async || status().await.bus.unwrap();
-        side.link.send_replace(ends::Link::Up(1));
+        side.link.send_replace(Link::Up(1));
         let lease = ends::Lease { epoch: None, until: Moment(600_000) };
         ends::deliver(&side.incoming, ToCoordinator::Lease(Some(lease))).unwrap();
         while !bus().await.leads {}
