@@ -6,6 +6,7 @@
 mod config;
 mod http;
 pub(crate) mod none;
+mod rights;
 pub(crate) mod supervisord;
 pub(crate) mod systemd;
 mod xmlrpc;
@@ -175,7 +176,7 @@ pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look,
             Ok(Look::Systemd(Box::new(manager.look(name).await?)))
         }
         Supervisor::Supervisord { name, pid, config } => {
-            let server = supervisord::Server::find(*pid, config)?;
+            let server = supervisord::Server::find(*pid, config).await?;
             Ok(Look::Supervisord(Box::new(server.look(name).await?)))
         }
         Supervisor::Other { .. } | Supervisor::None => Ok(Look::Nobody { why: none::why(supervisor) }),
@@ -192,7 +193,7 @@ pub(crate) async fn directory(reach: &Reach, supervisor: &Supervisor) -> Option<
         },
         Supervisor::Supervisord { name, pid, config } => {
             let (group, program) = name.split_once(':')?;
-            config::load(*pid, config).ok()?.directory(group, program)?
+            config::load(*pid, config).await.ok()?.directory(group, program)?
         }
         Supervisor::Other { .. } | Supervisor::None => return None,
     };
@@ -218,7 +219,9 @@ pub async fn state(reach: &Reach, supervisor: &Supervisor) -> SlotState {
 pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
     match supervisor {
         Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.stop(name).await,
-        Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.stop(name).await,
+        Supervisor::Supervisord { name, pid, config } => {
+            supervisord::Server::find(*pid, config).await?.stop(name).await
+        }
         Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
     }
 }
@@ -230,7 +233,9 @@ pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told,
 pub(crate) async fn start(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
     match supervisor {
         Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.start(name).await,
-        Supervisor::Supervisord { name, pid, config } => supervisord::Server::find(*pid, config)?.start(name).await,
+        Supervisor::Supervisord { name, pid, config } => {
+            supervisord::Server::find(*pid, config).await?.start(name).await
+        }
         Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
     }
 }

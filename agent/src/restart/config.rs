@@ -27,7 +27,8 @@ pub struct UnitConfig {
     pub slot: Option<String>,
     /// First words of the root's command line.
     pub command: Vec<String>,
-    /// The command that starts it, run without a shell. It must hand over and end, or be the worker itself.
+    /// The command that starts it, run without a shell. It must hand over and end, or be the worker itself. Without
+    /// `user` the table is about units of the agent's own user only.
     pub start: Vec<String>,
     /// A command that must succeed before the unit is stopped for a restart.
     pub preflight: Vec<String>,
@@ -68,8 +69,12 @@ impl UnitConfig {
         }
         let slot = self.slot.as_ref().is_none_or(|pattern| glob::fits(pattern, unit.slot.as_str()));
         let command = root.command.starts_with(&self.command);
-        // A command line can be imitated by anybody; the user that it runs as cannot.
-        let user = self.user.as_ref().is_none_or(|user| *user == root.user);
+        // A command line can be imitated by anybody; the user that it runs as cannot. What is started as the agent's own
+        // user takes the place of nobody else's process: else whoever plays such a worker has it started, as root.
+        let user = match &self.user {
+            Some(user) => *user == root.user,
+            None => self.start.is_empty() || root.uid == rustix::process::geteuid().as_raw(),
+        };
         slot && command && user
     }
 

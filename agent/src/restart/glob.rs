@@ -2,6 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
+/// Most entries of directories that are looked at for one pattern.
+const ENTRIES_MAX: usize = 10_000;
+
 /// Tells whether `text` fits `pattern`: `*` is any run of characters (also `/`), `?` any one.
 pub(crate) fn fits(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
@@ -32,6 +35,7 @@ pub(crate) fn fits(pattern: &str, text: &str) -> bool {
 /// Lists the existing paths that fit `pattern` component by component, sorted, at most `limit`.
 pub(crate) fn files(pattern: &Path, limit: usize) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
+    let mut entries_left = ENTRIES_MAX;
     for component in pattern.components() {
         let mut next = Vec::new();
         let Component::Normal(name) = component else {
@@ -48,6 +52,7 @@ pub(crate) fn files(pattern: &Path, limit: usize) -> Vec<PathBuf> {
             }
             let Ok(entries) = std::fs::read_dir(&path) else { continue };
             let names = entries.filter_map(Result::ok).map(|entry| entry.file_name());
+            let names = names.take(entries_left).inspect(|_| entries_left = entries_left.saturating_sub(1));
             let fitting = names.filter(|entry| fits(&name, &entry.to_string_lossy()) && !is_hidden(entry, &name));
             next.extend(fitting.map(|entry| path.join(entry)).take(limit));
         }

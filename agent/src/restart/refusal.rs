@@ -11,7 +11,7 @@ pub enum Refusal {
     /// Nobody would start it again.
     #[error(
         "cannot restart: nothing would bring it back ({why}); run it under systemd or supervisord, or add a \
-         `[[units]]` start command to the agent's configuration"
+         `[[units]]` start command to the agent's configuration (with `user`, where it is not the agent's own user's)"
     )]
     NothingBringsBack {
         /// Who was looked for.

@@ -1,9 +1,12 @@
 //! supervisord's configuration file: where it listens, and what its interface does not tell (`autorestart`).
 //!
 //! The grammar is that of Python's `configparser` as supervisord uses it: sections, `key = value` or
-//! `key: value`, comments behind ` ;`, continued lines indented, `%(…)s` expanded. Never executed, bounded.
+//! `key: value`, comments behind ` ;`, continued lines indented, `%(…)s` expanded. Never executed, bounded, and read
+//! with the rights of that supervisord: whoever names a file in it must not learn more than he could read himself.
 
 use super::http::{Endpoint, Place};
+use super::rights::{Opens, Rights, apart};
+use crate::procfs;
 use crate::restart::glob;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,10 +14,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use unstale_protocol::ids::Pid;
 
-/// Largest configuration file that is read.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most that is read of one configuration, all its files together.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
 /// Most included files that are read.
-const FILES_MAX: usize = 512;
+const FILES_MAX: usize = 64;
+/// Most patterns of included files.
+const PATTERNS_MAX: usize = 64;
+/// Longest value with what stands for its variables, in bytes; more of it is cut off.
+const VALUE_MAX_BYTES: usize = 64 << 10;
+/// Most bytes of an environment that are looked at.
+const ENVIRONMENT_MAX_BYTES: u64 = 1 << 20;
 
 /// `autorestart` of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,28 +56,43 @@ pub(crate) struct Config {
     root: Option<PathBuf>,
     /// What could not be read.
     pub(crate) problems: Vec<String>,
+    /// The user that the supervisord runs as, and with whose rights all of it was read.
+    pub(crate) uid: u32,
 }
 
-/// Reads the file `path` of the supervisord with pid `pid`, and what it includes.
+/// Reads the file `path` of the supervisord with pid `pid`, and what it includes, as that process could.
 ///
 /// # Errors
 /// Why the file itself cannot be read. An included file that cannot is a [`Config::problems`] entry.
-pub(crate) fn load(pid: Pid, path: &str) -> Result<Config, String> {
+pub(crate) async fn load(pid: Pid, path: &str) -> Result<Config, String> {
+    let rights = Rights::of(pid)?;
+    let path = PathBuf::from(path);
+    apart(rights.uid, move || read_all(pid, &path, &rights)).await?
+}
+
+fn read_all(pid: Pid, path: &Path, rights: &Rights) -> Result<Config, String> {
     let mut config = Config {
-        here: Path::new(path).parent().map(|parent| parent.display().to_string()).unwrap_or_default(),
+        here: path.parent().map(|parent| parent.display().to_string()).unwrap_or_default(),
         environment: environment(pid),
         root: other_root(pid),
+        uid: rights.uid,
         ..Config::default()
     };
-    let text = config.read(Path::new(path))?;
+    let opens = rights.take()?;
+    let mut room = CONFIG_MAX_BYTES;
+    let text = config.read(path, opens, &mut room)?;
     parse(&text, &mut config.sections);
     for file in config.included() {
-        match config.read(&file) {
+        match config.read(&file, opens, &mut room) {
             Ok(text) => parse(&text, &mut config.sections),
             Err(why) => config.problems.push(why),
         }
     }
     config.programs = programs(&config.sections);
+    // Its number may have a new owner by now, and what was read of that one is nobody's business.
+    if Rights::of(pid)? != *rights {
+        return Err(format!("process {pid} has just changed its rights"));
+    }
     Ok(config)
 }
 
@@ -117,9 +141,10 @@ impl Config {
         while let Some((before, after)) = rest.split_once("%(") {
             expanded.push_str(before);
             let Some((name, behind)) = after.split_once(")s") else {
+                // Nor does any that comes behind it end.
                 expanded.push_str("%(");
                 rest = after;
-                continue;
+                break;
             };
             let value = match name.strip_prefix("ENV_") {
                 Some(variable) => self.environment.get(variable),
@@ -130,6 +155,10 @@ impl Config {
                 None => expanded.extend(["%(", name, ")s"]),
             }
             rest = behind;
+            if expanded.len() > VALUE_MAX_BYTES {
+                expanded.truncate(expanded.floor_char_boundary(VALUE_MAX_BYTES));
+                return expanded;
+            }
         }
         expanded.push_str(rest);
         expanded
@@ -140,7 +169,7 @@ impl Config {
             return Vec::new();
         };
         let mut found = Vec::new();
-        for pattern in self.expand(files).split_whitespace() {
+        for pattern in self.expand(files).split_whitespace().take(PATTERNS_MAX) {
             let pattern = Path::new(&self.here).join(pattern);
             let root = self.root.clone().unwrap_or_default();
             for path in glob::files(&self.outside(&pattern), FILES_MAX) {
@@ -160,29 +189,24 @@ impl Config {
         }
     }
 
-    fn read(&self, path: &Path) -> Result<String, String> {
-        let outside = self.outside(path);
+    /// Reads a file, of as many bytes as there is `room` for.
+    fn read(&self, path: &Path, opens: Opens, room: &mut u64) -> Result<String, String> {
         let words = |why: String| format!("{}: {why}", path.display());
-        // Non-blocking, so that a pipe under that name cannot hold us up.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-        let file =
-            rustix::fs::open(&outside, flags, rustix::fs::Mode::empty()).map_err(|error| words(error.to_string()))?;
-        let file = std::fs::File::from(file);
-        let metadata = file.metadata().map_err(|error| words(error.to_string()))?;
-        if !metadata.is_file() {
-            return Err(words("it is not a regular file".to_owned()));
-        }
+        let file = opens.open(&self.outside(path)).map_err(words)?;
         let mut bytes = Vec::new();
-        file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| words(error.to_string()))?;
-        if bytes.len() as u64 > FILE_MAX_BYTES {
-            return Err(words(format!("it is larger than {FILE_MAX_BYTES} bytes")));
-        }
+        file.take(*room + 1).read_to_end(&mut bytes).map_err(|error| words(error.to_string()))?;
+        let length = bytes.len() as u64;
+        *room = room.checked_sub(length).ok_or_else(|| {
+            words(format!(
+                "with it the configuration is larger than {CONFIG_MAX_BYTES} bytes, which is all that is read"
+            ))
+        })?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
 fn environment(pid: Pid) -> BTreeMap<String, String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let bytes = procfs::read(pid, "environ", ENVIRONMENT_MAX_BYTES).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     text.split('\0').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
@@ -323,6 +347,14 @@ mod tests {
         assert_eq!(check("h", "d"), None);
         assert_eq!(config.program("b", "b").map(|s| s.exit_codes.clone()), Some(vec![0, 2]));
         assert!(config.program("g", "c").is_some_and(|settings| settings.stops_group));
+    }
+
+    #[test]
+    fn what_is_expanded_stays_bounded() {
+        let mut config = config(&format!("[unix_http_server]\nfile=/{}\n", "%(ENV_LONG)s".repeat(100_000)));
+        config.environment.insert("LONG".to_owned(), "\u{e9}".repeat(50_000));
+        let Some(Endpoint { place: Place::Unix(path), .. }) = config.endpoint() else { panic!("no socket") };
+        assert!(path.as_os_str().len() <= VALUE_MAX_BYTES);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! supervisord over XML-RPC: what it knows of a program, start and stop.
 //!
 //! Where it listens stands in its configuration file. What it answers is text of bounded size from a
-//! process that may belong to any user; only names of its own programs go to it.
+//! process that may belong to any user; only names of its own programs go to it. What is asked and told in one go goes
+//! over one connection: a path may lead to somebody else the next time.
 
 use super::config::{self, AutoRestart, Config};
-use super::http::{self, Endpoint};
+use super::http::{Connection, Endpoint};
 use super::xmlrpc::{self, Answer, Argument, Value};
 use super::{Error, SlotState, Told};
 use unstale_protocol::ids::Pid;
@@ -23,6 +24,12 @@ pub(crate) struct Server {
     pid: Pid,
     endpoint: Endpoint,
     config: Config,
+}
+
+/// A conversation with a supervisord that has said who it is.
+struct Talk<'a> {
+    server: &'a Server,
+    connection: Connection,
 }
 
 /// States of supervisord's `states.ProcessStates`.
@@ -88,10 +95,10 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Unreachable`] where the file cannot be read or names no socket.
-    pub(crate) fn find(pid: Pid, path: &str) -> Result<Self, Error> {
+    pub(crate) async fn find(pid: Pid, path: &str) -> Result<Self, Error> {
         let who = format!("supervisord (pid {pid}, {path})");
         let unreachable = |why: String| Error::Unreachable { who: who.clone(), why };
-        let config = config::load(pid, path).map_err(unreachable)?;
+        let config = config::load(pid, path).await.map_err(unreachable)?;
         let endpoint = config.endpoint().ok_or_else(|| {
             unreachable(
                 "its configuration names no socket; add [unix_http_server] with file=… and \
@@ -107,8 +114,7 @@ impl Server {
     /// # Errors
     /// [`Error::NoSuch`] where it has no such program, else why it cannot be asked.
     pub(crate) async fn look(&self, name: &str) -> Result<Program, Error> {
-        self.check_identity().await?;
-        let all = self.processes().await?;
+        let all = self.talk().await?.processes().await?;
         let process = all
             .iter()
             .find(|process| full_name(process) == name)
@@ -122,8 +128,7 @@ impl Server {
     /// # Errors
     /// [`Error::NoSuch`] where none of them is its child, else why it cannot be asked.
     pub(crate) async fn name_of(&self, chain: &[Pid]) -> Result<String, Error> {
-        self.check_identity().await?;
-        let all = self.processes().await?;
+        let all = self.talk().await?.processes().await?;
         let found = chain.iter().find_map(|pid| {
             all.iter().find(|process| process.int("pid") == i64::from(pid.0) && pid.0 != 0).map(full_name)
         });
@@ -135,8 +140,9 @@ impl Server {
     /// # Errors
     /// [`Error::Refused`] with supervisord's words.
     pub(crate) async fn start(&self, name: &str) -> Result<Told, Error> {
-        self.check_running().await?;
-        self.order("supervisor.startProcess", name, fault::ALREADY_STARTED).await
+        let mut talk = self.talk().await?;
+        talk.check_running().await?;
+        talk.order("supervisor.startProcess", name, fault::ALREADY_STARTED).await
     }
 
     /// Stops `name` and leaves it stopped. Returns once the signal was sent.
@@ -144,80 +150,21 @@ impl Server {
     /// # Errors
     /// [`Error::Refused`] with supervisord's words.
     pub(crate) async fn stop(&self, name: &str) -> Result<Told, Error> {
-        self.check_identity().await?;
-        self.order("supervisor.stopProcess", name, fault::NOT_RUNNING).await
+        self.talk().await?.order("supervisor.stopProcess", name, fault::NOT_RUNNING).await
     }
 
-    async fn order(&self, method: &str, name: &str, already: i64) -> Result<Told, Error> {
-        // Without waiting: `startsecs` and `stopwaitsecs` are not ours to sit out.
-        match self.call(method, &[Argument::Text(name), Argument::Bool(false)]).await? {
-            Answer::Value(_) => Ok(Told::Asked),
-            Answer::Fault { code, .. } if code == already => Ok(Told::Already),
-            Answer::Fault { code: fault::BAD_NAME, .. } => {
-                Err(Error::NoSuch { who: self.who.clone(), name: name.to_owned() })
-            }
-            Answer::Fault { code, words } => Err(Error::Refused {
-                who: self.who.clone(),
-                what: format!("{method} {name}"),
-                why: format!("{words} (fault {code})"),
-            }),
-        }
+    /// Connects, and has it say who it is.
+    async fn talk(&self) -> Result<Talk<'_>, Error> {
+        // Whoever else than its own user holds the other end is told nothing.
+        let connection =
+            Connection::open(&self.endpoint, self.config.uid).await.map_err(|why| self.unreachable(&why))?;
+        let mut talk = Talk { server: self, connection };
+        talk.check_identity().await?;
+        Ok(talk)
     }
 
-    /// Two supervisords may have been given the same socket; the wrong one must not be told anything.
-    async fn check_identity(&self) -> Result<(), Error> {
-        let pid = match self.value("supervisor.getPID", &[]).await? {
-            Value::Int(pid) => pid,
-            _ => 0,
-        };
-        if pid == i64::from(self.pid.0) {
-            return Ok(());
-        }
-        Err(Error::Unreachable {
-            who: self.who.clone(),
-            why: format!(
-                "{} is answered by pid {pid}: another supervisord, or one in another pid namespace",
-                self.endpoint
-            ),
-        })
-    }
-
-    async fn check_running(&self) -> Result<(), Error> {
-        self.check_identity().await?;
-        let state = self.value("supervisor.getState", &[]).await?;
-        if state.text("statename") == "RUNNING" {
-            return Ok(());
-        }
-        Err(Error::Refused {
-            who: self.who.clone(),
-            what: "to start anything".to_owned(),
-            why: format!("its state is {:?}", state.text("statename")),
-        })
-    }
-
-    async fn processes(&self) -> Result<Vec<Value>, Error> {
-        match self.value("supervisor.getAllProcessInfo", &[]).await? {
-            Value::Array(items) => Ok(items),
-            _ => Err(Error::Malformed { who: self.who.clone(), why: "getAllProcessInfo is no list".to_owned() }),
-        }
-    }
-
-    async fn value(&self, method: &str, arguments: &[Argument<'_>]) -> Result<Value, Error> {
-        match self.call(method, arguments).await? {
-            Answer::Value(value) => Ok(value),
-            Answer::Fault { code, words } => Err(Error::Refused {
-                who: self.who.clone(),
-                what: method.to_owned(),
-                why: format!("{words} (fault {code}; is [rpcinterface:supervisor] in its configuration?)"),
-            }),
-        }
-    }
-
-    async fn call(&self, method: &str, arguments: &[Argument<'_>]) -> Result<Answer, Error> {
-        let bytes = http::post(&self.endpoint, xmlrpc::request(method, arguments))
-            .await
-            .map_err(|why| Error::Unreachable { who: self.who.clone(), why: format!("{}: {why}", self.endpoint) })?;
-        xmlrpc::answer(&bytes).map_err(|why| Error::Malformed { who: self.who.clone(), why })
+    fn unreachable(&self, why: &str) -> Error {
+        Error::Unreachable { who: self.who.clone(), why: format!("{}: {why}", self.endpoint) }
     }
 
     fn program(&self, name: &str, process: &Value) -> Program {
@@ -248,12 +195,84 @@ impl Server {
     }
 }
 
+impl Talk<'_> {
+    async fn order(&mut self, method: &str, name: &str, already: i64) -> Result<Told, Error> {
+        // Without waiting: `startsecs` and `stopwaitsecs` are not ours to sit out.
+        match self.call(method, &[Argument::Text(name), Argument::Bool(false)]).await? {
+            Answer::Value(_) => Ok(Told::Asked),
+            Answer::Fault { code, .. } if code == already => Ok(Told::Already),
+            Answer::Fault { code: fault::BAD_NAME, .. } => {
+                Err(Error::NoSuch { who: self.server.who.clone(), name: name.to_owned() })
+            }
+            Answer::Fault { code, words } => Err(Error::Refused {
+                who: self.server.who.clone(),
+                what: format!("{method} {name}"),
+                why: format!("{words} (fault {code})"),
+            }),
+        }
+    }
+
+    /// Two supervisords may have been given the same socket; the wrong one must not be told anything.
+    async fn check_identity(&mut self) -> Result<(), Error> {
+        let pid = match self.value("supervisor.getPID", &[]).await? {
+            Value::Int(pid) => pid,
+            _ => 0,
+        };
+        if pid == i64::from(self.server.pid.0) {
+            return Ok(());
+        }
+        Err(Error::Unreachable {
+            who: self.server.who.clone(),
+            why: format!(
+                "{} is answered by pid {pid}: another supervisord, or one in another pid namespace",
+                self.server.endpoint
+            ),
+        })
+    }
+
+    async fn check_running(&mut self) -> Result<(), Error> {
+        let state = self.value("supervisor.getState", &[]).await?;
+        if state.text("statename") == "RUNNING" {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            who: self.server.who.clone(),
+            what: "to start anything".to_owned(),
+            why: format!("its state is {:?}", state.text("statename")),
+        })
+    }
+
+    async fn processes(&mut self) -> Result<Vec<Value>, Error> {
+        match self.value("supervisor.getAllProcessInfo", &[]).await? {
+            Value::Array(items) => Ok(items),
+            _ => Err(Error::Malformed { who: self.server.who.clone(), why: "getAllProcessInfo is no list".to_owned() }),
+        }
+    }
+
+    async fn value(&mut self, method: &str, arguments: &[Argument<'_>]) -> Result<Value, Error> {
+        match self.call(method, arguments).await? {
+            Answer::Value(value) => Ok(value),
+            Answer::Fault { code, words } => Err(Error::Refused {
+                who: self.server.who.clone(),
+                what: method.to_owned(),
+                why: format!("{words} (fault {code}; is [rpcinterface:supervisor] in its configuration?)"),
+            }),
+        }
+    }
+
+    async fn call(&mut self, method: &str, arguments: &[Argument<'_>]) -> Result<Answer, Error> {
+        let answer = self.connection.post(xmlrpc::request(method, arguments)).await;
+        let bytes = answer.map_err(|why| self.server.unreachable(&why))?;
+        xmlrpc::answer(&bytes).map_err(|why| Error::Malformed { who: self.server.who.clone(), why })
+    }
+}
+
 /// Names the program of supervisord that started the first of `chain`: a process, its parent, and so on up.
 ///
 /// # Errors
 /// [`Error`] where supervisord does not answer, or started none of them.
 pub async fn program_of(supervisord: Pid, config: &str, chain: &[Pid]) -> Result<String, Error> {
-    Server::find(supervisord, config)?.name_of(chain).await
+    Server::find(supervisord, config).await?.name_of(chain).await
 }
 
 fn full_name(process: &Value) -> String {

@@ -9,7 +9,7 @@ mod properties;
 
 pub(crate) use properties::{KillMode, Restart, Service};
 
-use super::{CALL_TIMEOUT, Error, Reach, Told};
+use super::{CALL_TIMEOUT, Error, Reach, Told, rights};
 use bus::{Body, Bus, CallError, Method};
 use properties::{Properties, service};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use zvariant::OwnedObjectPath;
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-/// What is heard of jobs.
-const JOBS: &str = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+/// What is heard of jobs: on a bus anybody may send a signal of this name.
+const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',\
+                    member='JobRemoved'";
 /// How long a start job is watched for an early failure before it is left to run.
 const JOB_WATCH: Duration = Duration::from_secs(2);
 
@@ -60,15 +61,11 @@ impl Instance {
             who: who.clone(),
             why: format!("{}: {why} (only root and that user may connect)", socket.display()),
         };
-        let stream = tokio::time::timeout(CALL_TIMEOUT, tokio::net::UnixStream::connect(&socket))
+        // A socket in a user's directory may be anybody's: only that user's own process is believed.
+        let stream = tokio::time::timeout(CALL_TIMEOUT, rights::connect(socket.clone(), uid))
             .await
             .map_err(|_| unreachable("no answer".to_owned()))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        // A socket in a user's directory may be anybody's: only that user's own process is believed.
-        let peer = stream.peer_cred().map_err(|error| unreachable(error.to_string()))?;
-        if peer.uid() != uid {
-            return Err(unreachable(format!("it belongs to uid {}", peer.uid())));
-        }
+            .map_err(unreachable)?;
         let bus = Bus::direct(stream).await.map_err(|error| unreachable(words(error)))?;
         Ok(Self { bus, who })
     }

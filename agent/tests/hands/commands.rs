@@ -46,6 +46,24 @@ async fn what_nothing_brings_back_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_is_started_as_the_agents_own_user_takes_the_place_of_nobody_elses_worker() {
+    let (_running, mut unit) = alone().await;
+    let facts = UnitFacts::of(&unit);
+    let start = config(&unit, &["/bin/true"]);
+    assert!(Hands::default().plan(&unit, &facts, std::slice::from_ref(&start)).await.is_ok());
+    unit.processes[0].uid = 1500;
+    unit.processes[0].user = "shop".to_owned();
+    let plan = Hands::default().plan(&unit, &facts, std::slice::from_ref(&start)).await;
+    let Err(refusal @ Refusal::NothingBringsBack { .. }) = plan else { panic!("{plan:?}") };
+    assert!(refusal.to_string().contains("with `user`"), "{refusal}");
+    let named = UnitConfig { user: Some("shop".to_owned()), ..start.clone() };
+    assert!(Hands::default().plan(&unit, &facts, &[named]).await.is_ok());
+    // A pre-flight command runs as the worker's user, so it may be anybody's.
+    let preflight = UnitConfig { preflight: start.start.clone(), start: Vec::new(), ..start };
+    assert!(preflight.fits(&unit));
+}
+
+#[tokio::test]
 async fn a_configured_command_brings_it_back() {
     let (mut running, unit) = alone().await;
     let scratch = Scratch::new();

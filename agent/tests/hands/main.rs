@@ -12,6 +12,8 @@ mod owner;
 #[cfg(test)]
 mod purge;
 #[cfg(test)]
+mod stranger;
+#[cfg(test)]
 mod supervised;
 #[cfg(test)]
 mod supervisord;

@@ -51,6 +51,8 @@ pub(super) struct Bus {
     writer: OwnedWriteHalf,
     /// Whom messages go to; `None` where there is no bus in between.
     destination: Option<&'static str>,
+    /// The unique name on the bus of whom messages go to: whose signals are heard.
+    owner: String,
     serial: u32,
     signals: VecDeque<Message>,
 }
@@ -119,7 +121,8 @@ impl Bus {
 
     async fn greet(stream: UnixStream) -> Result<Self, CallError> {
         let (reader, writer) = stream.into_split();
-        let mut bus = Self { reader, writer, destination: None, serial: 0, signals: VecDeque::new() };
+        let mut bus =
+            Self { reader, writer, destination: None, owner: String::new(), serial: 0, signals: VecDeque::new() };
         // The uid as text, in hexadecimal: D-Bus specification, "Authentication Protocol".
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().flat_map(|digit| ['3', char::from(digit)]).collect();
@@ -139,7 +142,8 @@ impl Bus {
         Ok(bus)
     }
 
-    /// Asks a bus to send the signals that fit `rule`; without a bus they come anyway.
+    /// Asks a bus to send the signals that fit `rule`, and who the one is whose they must be; without a bus they come
+    /// anyway, and from nobody else.
     ///
     /// # Errors
     /// [`CallError`].
@@ -148,10 +152,14 @@ impl Bus {
             self.destination = None;
             return Ok(());
         };
-        let method = Method { path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus", member: "AddMatch" };
-        let answer = self.call(method, &[rule]).await;
+        let method = |member| Method { path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus", member };
+        let answer = match self.call(method("AddMatch"), &[rule]).await {
+            Ok(_) => self.call(method("GetNameOwner"), &[destination]).await,
+            Err(error) => Err(error),
+        };
         self.destination = Some(destination);
-        answer.map(drop)
+        self.owner = answer?.read()?;
+        Ok(())
     }
 
     /// Calls `method` with text arguments and waits for its answer.
@@ -187,7 +195,8 @@ impl Bus {
                 Some(message) => message,
                 None => receive(&mut self.reader).await?,
             };
-            if message.kind == SIGNAL && message.member == member {
+            let is_heard = self.destination.is_none() || (message.sender == self.owner && !self.owner.is_empty());
+            if is_heard && message.kind == SIGNAL && message.member == member {
                 return Ok(message.body);
             }
         }
@@ -227,6 +236,7 @@ mod field {
     pub(super) const ERROR_NAME: u8 = 4;
     pub(super) const REPLY_SERIAL: u8 = 5;
     pub(super) const DESTINATION: u8 = 6;
+    pub(super) const SENDER: u8 = 7;
     pub(super) const SIGNATURE: u8 = 8;
 }
 
@@ -235,6 +245,8 @@ struct Message {
     kind: u8,
     answers: Option<u32>,
     member: String,
+    /// The unique name of who sent it, which the bus fills in; without a bus whatever the other end says.
+    sender: String,
     error: String,
     signature: String,
     body: Body,
@@ -301,12 +313,20 @@ fn decode(bytes: Vec<u8>, sizes: Sizes) -> Result<Message, CallError> {
     let data = Data::new(bytes, context);
     let (header, _) = data.deserialize::<Header>().map_err(malformed)?;
     let body = Body(Data::new(body, context));
-    let mut message =
-        Message { kind, answers: None, member: String::new(), error: String::new(), signature: String::new(), body };
+    let mut message = Message {
+        kind,
+        answers: None,
+        member: String::new(),
+        sender: String::new(),
+        error: String::new(),
+        signature: String::new(),
+        body,
+    };
     for (code, value) in header.6 {
         match code {
             field::REPLY_SERIAL => message.answers = u32::try_from(value).ok(),
             field::MEMBER => message.member = String::try_from(value).unwrap_or_default(),
+            field::SENDER => message.sender = String::try_from(value).unwrap_or_default(),
             field::ERROR_NAME => message.error = String::try_from(value).unwrap_or_default(),
             field::SIGNATURE => {
                 message.signature =
@@ -416,6 +436,46 @@ mod tests {
                 assert_eq!(message.body.read::<(String, String)>(), Ok(((*first).to_owned(), (*second).to_owned())));
             }
         }
+    }
+
+    /// A signal `JobRemoved` whose body is `text`.
+    fn signal(sender: &str, text: &str) -> Vec<u8> {
+        let (mut fields, mut body) = (Vec::new(), Vec::new());
+        push_text(&mut body, text).unwrap();
+        push_field(&mut fields, field::PATH, 'o', "/a").unwrap();
+        push_field(&mut fields, field::INTERFACE, 's', "b.c").unwrap();
+        push_field(&mut fields, field::MEMBER, 's', "JobRemoved").unwrap();
+        push_field(&mut fields, field::SENDER, 's', sender).unwrap();
+        align(&mut fields, 8);
+        fields.extend([field::SIGNATURE, 1, b'g', 0, 1, b's', 0]);
+        let mut bytes = vec![b'l', SIGNAL, 0, 1];
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(u32::try_from(fields.len()).unwrap().to_le_bytes());
+        bytes.extend(fields);
+        align(&mut bytes, 8);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn on_a_bus_only_the_managers_own_signals_are_heard() {
+        let check = async |destination: Option<&'static str>, owner: &str, expected: Option<&str>| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (reader, writer) = ours.into_split();
+            let (owner, signals) = (owner.to_owned(), VecDeque::new());
+            let mut bus = Bus { reader, writer, destination, owner, serial: 0, signals };
+            for (sender, text) in [(":1.66", "forged"), (":1.2", "true")] {
+                theirs.write_all(&signal(sender, text)).await.unwrap();
+            }
+            drop(theirs);
+            let heard = bus.signal("JobRemoved").await.ok().map(|body| body.read::<String>().unwrap());
+            assert_eq!(heard.as_deref(), expected, "{destination:?}");
+        };
+        check(Some("org.freedesktop.systemd1"), ":1.2", Some("true")).await;
+        // Where nobody owns the name nobody is heard.
+        check(Some("org.freedesktop.systemd1"), "", None).await;
+        check(None, "", Some("forged")).await;
     }
 
     #[test]
