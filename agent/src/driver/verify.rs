@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_unit_whose_manifest_is_not_here_is_not_called_fresh() {
-        for (known, fresh) in [(&[][..], &[][..]), (&["desk"], &["desk"])] {
+        for (known, fresh) in [(&[][..], &[][..]), (&["desk"][..], &["desk"][..])] {
             let verified = verdict_for_shop(&asked(known, &["shop"]), &survey(fresh), None);
             assert_eq!(verified, Verified::Unknown("the manifest of shop@6 is not here yet".to_owned()));
         }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_holds_nothing_of_the_app_or_of_an_app_that_is_announced_no_more_is_fresh_once_it_was_read() {
-        for known in [&["shop"][..], &[]] {
+        for known in [&["shop"][..], &[][..]] {
             assert_eq!(verdict_for_shop(&asked(known, &[]), &survey(&[]), None), Verified::Fresh);
             let unread = verdict_for_shop(&asked(known, &[]), &survey(&[]), Some("denied"));
             assert_eq!(unread, Verified::Unknown("denied".to_owned()));

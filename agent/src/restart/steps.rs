@@ -214,7 +214,7 @@ impl Hands {
     /// Names the process that is up in the slot in place of the one that was planned for, and may have work in hand.
     async fn new_life(&self, plan: &Plan) -> Option<String> {
         let old = plan.main?;
-        // Nobody else is ever asked, and what its supervisor does not say is no reason to let it come back.
+        // What does not answer, or is on its way up or down, has nothing at work that would be lost.
         let main = match supervisor::state(&self.reach, &plan.supervisor).await {
             SlotState::Up { main_pid } => proc::identify(main_pid)?,
             _ => return None,
