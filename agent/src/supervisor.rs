@@ -165,6 +165,12 @@ pub(crate) enum Look {
     },
 }
 
+/// Tells whether this machine is being shut down or rebooted, by the word of its service manager; not where it gives none
+/// within `timeout`.
+pub async fn is_machine_stopping(reach: &Reach, timeout: Duration) -> bool {
+    systemd::is_machine_stopping(reach, timeout).await
+}
+
 /// Asks `supervisor` what it knows.
 ///
 /// # Errors

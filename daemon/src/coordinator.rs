@@ -530,6 +530,9 @@ fn refusal(refused: &Refused) -> api::Refusal {
         Refused::NoDrain(_) => (404, "no-such-drain", "`unstale status` lists them"),
         Refused::NotLeader(_) => (503, "not-leader", "ask the coordinator that leads; `unstale status` there says so"),
         Refused::TooManyProbes => (429, "too-many-dry-runs", "try again when they are over"),
+        Refused::Configured(_) => {
+            (409, "configured-host", "if it will not come back, take it out there and start the coordinator again")
+        }
         Refused::NoHost(_) => (404, "no-such-host", "`unstale status` lists them"),
     };
     api::Refusal::new(status, code, refused.to_string()).help(help)

@@ -141,6 +141,9 @@ pub enum Refused {
     /// There is no such host.
     #[error("no host of the name {0} is known")]
     NoHost(HostName),
+    /// It was never heard, and is expected because configuration names it: nothing that is said here would last.
+    #[error("{0} has not reported: it is expected because `[coordinator] expected_hosts` names it")]
+    Configured(HostName),
     /// Another coordinator leads, or nobody does: the host of whoever led last, where it is known.
     #[error("this coordinator stands by: {}", led_by(.0.as_ref()))]
     NotLeader(Option<HostName>),
@@ -235,6 +238,8 @@ pub struct Coordinator {
     listening: Listening,
     /// When the epoch was last raised: at the start, and above any later reign that comes to light.
     reign_at: Moment,
+    /// Every host has had the time to speak in this reign.
+    all_had_turn: bool,
     /// This life began with a list of hosts that was whole, or has compared its length.
     knew_hosts: bool,
     /// The next life may take the hosts on the disk for all there are.
@@ -256,6 +261,8 @@ pub struct Coordinator {
     lost_hosts: bool,
     /// How many hosts an operator said the fleet has.
     stated_hosts: Option<u32>,
+    /// Those that had left by then.
+    left_when_stated: BTreeSet<HostName>,
     /// When the desired state was last published.
     published_at: Moment,
     /// When it was last decided what may be granted.
@@ -291,6 +298,7 @@ impl Coordinator {
             listening: Listening::default(),
             policy,
             reign_at: now,
+            all_had_turn: false,
             knew_hosts: false,
             all_hosts: false,
             version: Version::default(),
@@ -306,6 +314,7 @@ impl Coordinator {
             could_grant: false,
             lost_hosts: false,
             stated_hosts: None,
+            left_when_stated: BTreeSet::new(),
             published_at: now,
             reviewed_at: now,
             held: None,
@@ -363,6 +372,7 @@ impl Coordinator {
     /// Raises the epoch and asserts the desired state under it. No host has been heard in the new reign yet.
     fn reign(&mut self, epoch: Epoch, now: Moment) {
         self.reign_at = now;
+        self.all_had_turn = false;
         let last = self.version.generation.max(self.seen.generation);
         self.version = Version { epoch, generation: last.next() };
         self.author = self.policy.life;

@@ -444,7 +444,7 @@ impl Host {
         self.review(now);
     }
 
-    /// Takes the news that the machine is shutting down.
+    /// Takes the news that the machine is shutting down: says so, and begins nothing any more in this life.
     pub fn handle_leaving(&mut self, now: Moment) {
         self.leaving = true;
         self.report_at = now;
@@ -572,7 +572,8 @@ impl Host {
 
     fn collect_wants(&mut self, now: Moment) {
         let mut wants = BTreeMap::new();
-        for (id, slot) in &self.slots {
+        // Nothing is begun on a machine that goes down.
+        for (id, slot) in self.slots.iter().filter(|_| !self.leaving) {
             let drain = self.drains_here().find(|drain| drain.slot == *id);
             if let Some(want) = slot.want(id, drain, &self.desired.apps, &self.apps) {
                 wants.insert(id.clone(), want);

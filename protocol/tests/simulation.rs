@@ -120,6 +120,17 @@ fn agents_that_miss_what_a_new_leader_says_break_no_law() {
 }
 
 #[test]
+fn machines_that_shut_down_and_come_back_break_no_law() {
+    check(
+        &|seed| Faults {
+            shutdowns: true,
+            ..if seed % 4 == 0 { Faults::one_coordinator() } else { Faults::everything(seed) }
+        },
+        2,
+    );
+}
+
+#[test]
 fn a_fleet_that_is_told_everything_once_stays_stale() {
     find(&Faults::everything, Design::EventOnly, "not converged");
 }

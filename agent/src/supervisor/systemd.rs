@@ -13,7 +13,7 @@ use super::{CALL_TIMEOUT, Error, Reach, Told, rights};
 use bus::{Body, Bus, CallError, Method};
 use properties::{Properties, service};
 use std::time::Duration;
-use zvariant::OwnedObjectPath;
+use zvariant::{OwnedObjectPath, OwnedValue};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -134,6 +134,15 @@ impl Instance {
         Ok(Told::Asked)
     }
 
+    /// Reads how the manager itself stands: `running`, `degraded`, `stopping`, …
+    async fn system_state(&mut self) -> Result<String, Error> {
+        let method = Method { path: MANAGER_PATH, interface: "org.freedesktop.DBus.Properties", member: "Get" };
+        let what = "SystemState";
+        let body = self.bus.call(method, &[MANAGER, what]).await.map_err(|error| self.error(what, error))?;
+        let value: OwnedValue = body.read().map_err(|error| self.error(what, error))?;
+        String::try_from(value).map_err(|error| self.error(what, CallError::Malformed(error.to_string())))
+    }
+
     async fn object(&mut self, method: &'static str, arguments: &[&str]) -> Result<OwnedObjectPath, Error> {
         let body = self.manager(method, arguments).await?;
         body.read().map_err(|error| self.error(method, error))
@@ -173,6 +182,28 @@ impl Instance {
     }
 }
 
+/// Tells whether the system manager is taking the machine down. Where it does not say so in time, or nobody can be asked,
+/// the answer is no: who cannot tell has not left.
+pub(crate) async fn is_machine_stopping(reach: &Reach, timeout: Duration) -> bool {
+    let asked = async { Instance::connect(reach, None).await?.system_state().await };
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(Ok(state)) => is_stopping(&state),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cannot tell whether the machine is shutting down");
+            false
+        }
+        Err(_) => {
+            tracing::debug!("systemd did not say in time whether the machine is shutting down");
+            false
+        }
+    }
+}
+
+/// The word for a queued or running shutdown, a reboot too: org.freedesktop.systemd1(5), `SystemState`.
+fn is_stopping(state: &str) -> bool {
+    state == "stopping"
+}
+
 /// Waits until `job` is removed and returns its result; `None` where the connection ends first.
 async fn job_result(bus: &mut Bus, job: &OwnedObjectPath) -> Option<String> {
     loop {
@@ -208,6 +239,38 @@ fn checked_name<'a>(name: &'a str, who: &str) -> Result<&'a str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A system bus on which the manager says so of itself; with `None` nobody answers that question.
+    async fn asked(state: Option<&'static str>) -> bool {
+        let scratch = tempfile::tempdir().unwrap();
+        let socket = scratch.path().join("bus");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let reach = Reach { system_bus: Some(format!("unix:path={}", socket.display())), ..Reach::default() };
+        let bus = async {
+            bus::serve(listener, state).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            stopping = is_machine_stopping(&reach, Duration::from_millis(300)) => stopping,
+            () = bus => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_stopping_only_where_its_manager_says_so() {
+        for (state, want) in
+            [("stopping", true), ("running", false), ("degraded", false), ("Stopping", false), ("", false)]
+        {
+            assert_eq!(asked(Some(state)).await, want, "{state}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_cannot_be_asked_in_time_has_not_said_that_the_machine_stops() {
+        assert!(!asked(None).await);
+        let nowhere = Reach { system_bus: Some("unix:path=/proc/nonexistent".to_owned()), ..Reach::default() };
+        assert!(!is_machine_stopping(&nowhere, Duration::from_secs(1)).await);
+    }
 
     #[test]
     fn a_users_whole_manager_is_never_touched() {

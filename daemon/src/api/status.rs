@@ -91,7 +91,7 @@ pub(crate) struct StatusApp {
 pub(crate) struct StatusHost {
     /// Its name.
     pub(crate) host: String,
-    /// `reporting`, `silent`, `leaving`, `expected`, or `unheard` where the coordinator stands by and hears no reports.
+    /// `reporting`, `silent`, `left`, `expected`, or `unheard` where the coordinator stands by and hears no reports.
     pub(crate) standing: String,
     /// How long ago it reported, in milliseconds.
     #[serde(default)]

@@ -9,6 +9,7 @@ use crate::report::Exit;
 use crate::shutdown;
 use crate::store::{self, StateDir};
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) async fn run(args: AgentArgs, surroundings: Surroundings) -> anyhow::Result<Exit> {
@@ -22,13 +23,14 @@ pub(super) async fn run(args: AgentArgs, surroundings: Surroundings) -> anyhow::
     let state_path = store::choose_dir(args.state.state_dir.as_deref(), &config, &surroundings)?;
     let state = StateDir::take(&state_path)?;
     let tasks = TaskTracker::new();
-    let shutdown = shutdown::listen(&tasks).context("cannot listen to signals")?;
+    let asked = shutdown::listen(&tasks).context("cannot listen to signals")?;
     let (end, side) = ends::agent();
     tracing::info!(%host, bus = wire.url, fleet = %wire.fleet, state_dir = %state.path().display(), "up");
     let agent = AgentPart::open(&config, &args.roots.roots, host.clone(), &state, (end, seal))?;
-    let mut parts = Parts::new(tasks, shutdown);
+    // The bus is still needed when the process is asked to stop.
+    let mut parts = Parts::new(tasks, CancellationToken::new());
     parts.add_endless(wire.carry_agent(side, host));
-    parts.add_agent(agent);
+    parts.add_leaving_agent(agent, asked);
     let result = parts.keep().await;
     drop(state);
     tracing::info!("down");

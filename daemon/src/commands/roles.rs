@@ -4,6 +4,7 @@ mod agent;
 mod bus;
 mod disk;
 mod evidence;
+mod leave;
 mod manifests;
 mod pump;
 
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use unstale_agent::supervisor;
 use unstale_protocol::coordinator::CoordinatorPolicy;
 use unstale_protocol::ids::HostName;
 
@@ -80,7 +82,20 @@ impl Parts {
 
     /// Adds the agent of this host.
     pub(super) fn add_agent(&mut self, agent: AgentPart) {
-        agent.start(&mut self.set, &self.shutdown);
+        drop(agent.start(&mut self.set, &self.shutdown));
+    }
+
+    /// Adds the agent of this host to a fleet. All parts end once `asked` is cancelled; where the machine goes down then,
+    /// the fleet is told before.
+    pub(super) fn add_leaving_agent(&mut self, agent: AgentPart, asked: CancellationToken) {
+        let reach = agent.config.reach.clone();
+        let told = agent.start(&mut self.set, &self.shutdown);
+        let shutdown = self.shutdown.clone();
+        self.set.spawn(async move {
+            let stops = async { supervisor::is_machine_stopping(&reach, leave::ASKING).await };
+            leave::until_asked(asked, stops, told, shutdown).await;
+            Ok(())
+        });
     }
 
     /// Runs all parts until the first one ends, and returns what it said.

@@ -18,6 +18,8 @@ const UNHEARD: &str = "unheard";
 const NOT_HEARD: &str = "its host is not heard now";
 /// What is said of what stands on hosts by a coordinator that hears none of them.
 pub(super) const STANDS_BY: &str = "this coordinator stands by and hears no reports";
+/// How a host stands whose machine has gone down: nobody waits for it.
+const LEFT: &str = "left";
 /// Most reasons for which messages changed nothing on one host, and the longest of them, in bytes.
 const REASONS_MAX: usize = 16;
 const REASON_MAX_BYTES: usize = 32;
@@ -192,7 +194,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         host.others_omitted = report.others_omitted;
         host.rejected = rejected(report);
         if report.leaving {
-            "leaving".clone_into(&mut host.standing);
+            LEFT.clone_into(&mut host.standing);
         } else if machine.is_unheard(now) {
             UNHEARD.clone_into(&mut host.standing);
         } else if machine.is_host_silent(&report.host, now) {
@@ -235,6 +237,13 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
                     },
                 );
             }
+        }
+    }
+    for (name, permits) in machine.left_hosts() {
+        let left = || api::StatusHost { standing: LEFT.to_owned(), ..empty(name) };
+        let host = hosts.entry(name.to_string()).or_insert_with(left);
+        if permits > 0 && host.because.is_none() {
+            host.because = Some(super::why::left(name, permits));
         }
     }
     for (name, host) in &mut hosts {
@@ -300,8 +309,12 @@ pub(super) fn phase_word(phase: Phase) -> String {
 pub(super) fn choose(machine: &Coordinator, selectors: &[Selector]) -> Vec<(HostName, SlotId)> {
     let mut chosen = Vec::new();
     for report in machine.reports() {
+        // What a host had that has left is not there; who means it all the same names the host or the slot.
+        let is_there =
+            |selector: &Selector| !report.leaving || !matches!(selector, Selector::Pool(_) | Selector::App(_));
         for slot in &report.slots {
-            if selectors.iter().any(|selector| is_chosen(selector, report, slot)) && slot.phase != Phase::Gone {
+            let is_meant = |selector| is_there(selector) && is_chosen(selector, report, slot);
+            if selectors.iter().any(is_meant) && slot.phase != Phase::Gone {
                 chosen.push((report.host.clone(), slot.slot.clone()));
             }
         }
@@ -397,7 +410,7 @@ pub(super) fn why_unknown(host: &api::StatusHost, apps: &[AppName]) -> Option<St
         (_, UNHEARD) => Some(STANDS_BY.to_owned()),
         (true, "silent") => Some("it is silent: what has come up there since is not known".to_owned()),
         // Nobody waits for a host that has left.
-        (true, "leaving") => None,
+        (_, LEFT) => None,
         (true, _) => {
             let app = apps.iter().find(is_unseen)?;
             Some(format!("it has not been looked at since {app} was announced"))

@@ -378,6 +378,69 @@ fn what_a_silent_host_has_is_not_known() {
     assert_eq!(host("silent", true).unwrap(), "it is silent: what has come up there since is not known");
     assert_eq!(host("silent", false).unwrap(), "it is silent, and was not looked at before");
     assert_eq!(host("expected", false).unwrap(), "it has not reported");
+    assert_eq!((host("left", true), host("left", false)), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_has_left_is_said_to_have_and_nobody_waits_for_it() {
+    let (_directory, state) = state();
+    let standing = async |asker: &Asker| {
+        let status = asker.ask(Command::Status).await.unwrap();
+        let host = status.hosts.into_iter().find(|host| host.host == "web-1")?;
+        Some((host.standing, host.reported_ms_ago.is_some(), status.apps[0].because.clone()))
+    };
+    let unheard = Some("here: has not reported on this revision yet".to_owned());
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let mut report = fresh_report("web-1", desired(&side).version(), 1);
+        report["leaving"] = true.into();
+        deliver(&side, &report);
+        while standing(&asker).await.is_none() {}
+        tokio::time::sleep(std::time::Duration::from_mins(2)).await;
+        assert_eq!(standing(&asker).await.unwrap(), ("left".to_owned(), true, unheard.clone()));
+        tokio::time::sleep(std::time::Duration::from_mins(4)).await;
+        assert_eq!(standing(&asker).await.unwrap().0, "left");
+        let drain = serde_json::from_value(serde_json::json!({"selectors": ["app:shop"], "dry_run": true})).unwrap();
+        let refused = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap_err();
+        assert_eq!(refused.code, "no-such-unit", "{refused:?}");
+    })
+    .await;
+    // The next life of the coordinator has heard nothing of it.
+    with_driver(&state, async |asker, _side| {
+        let (standing, is_heard, _) = standing(&asker).await.unwrap();
+        assert_eq!((standing.as_str(), is_heard), ("left", false));
+        assert_eq!(explained(&asker, "web-1").await, [said("not judged", "it has left")]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_host_that_configuration_names_is_not_forgotten_and_it_is_said_what_to_do() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let next = async || {
+            let why = asker.ask(|answer| Command::Why("host:here".parse().unwrap(), answer)).await.unwrap();
+            why.findings[0].next.clone().unwrap()
+        };
+        let reconfigure = "take it out of `[coordinator] expected_hosts` and start the coordinator again";
+        let said = next().await;
+        assert!(said.contains(reconfigure) && !said.contains("forget"), "{said}");
+        let here = HostName::new("here").unwrap();
+        let refused = asker.ask(|answer| Command::Forget(here.clone(), caller(), answer)).await.unwrap_err();
+        assert_eq!(refused.code, "configured-host");
+        assert!(refused.message.contains("`[coordinator] expected_hosts` names it"), "{refused:?}");
+        assert!(refused.help.unwrap().contains("take it out there"));
+        let nobody = HostName::new("nobody").unwrap();
+        let refused = asker.ask(|answer| Command::Forget(nobody, caller(), answer)).await.unwrap_err();
+        assert_eq!(refused.code, "no-such-host");
+        // Once it was heard there is something to forget, and it is expected all the same.
+        deliver(&side, &fresh_report("here", desired(&side).version(), 1));
+        while asker.ask(Command::Status).await.unwrap().hosts[0].reported_ms_ago.is_none() {}
+        let status = asker.ask(|answer| Command::Forget(here, caller(), answer)).await.unwrap();
+        assert_eq!((status.hosts[0].host.as_str(), status.hosts[0].standing.as_str()), ("here", "expected"));
+    })
+    .await;
 }
 
 #[tokio::test]

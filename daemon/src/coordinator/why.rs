@@ -81,6 +81,12 @@ impl Doubt {
         Self { because: because.into(), next: next.into(), has_left: false }
     }
 
+    fn left(machine: &Coordinator, host: &HostName) -> Self {
+        let permits = machine.left_hosts().find(|(name, _)| *name == host).map_or(0, |(_, permits)| permits);
+        let doubt = Self::new(left(host, permits), "nothing: its agent looks again when it comes back");
+        Self { has_left: true, ..doubt }
+    }
+
     fn about_host(&self, said: &str) -> String {
         if said.is_empty() { self.because.clone() } else { format!("{}; it last said: {said}", self.because) }
     }
@@ -108,11 +114,10 @@ fn doubt_of_host(machine: &Coordinator, report: &Report, now: Moment) -> Option<
         } else {
             ", and was not looked at before"
         };
-        return Some(Doubt::new(format!("silent for {span}{rest}"), start_or_forget(host)));
+        return Some(Doubt::new(format!("silent for {span}{rest}"), start_or_forget(machine, host)));
     }
     if report.leaving {
-        let doubt = Doubt::new("it has left", "nothing: its agent looks again when it comes back");
-        return Some(Doubt { has_left: true, ..doubt });
+        return Some(Doubt::left(machine, host));
     }
     if let Some(name) = &report.unsupported {
         let because = format!("its agent is too old: it does not understand `{name}`");
@@ -139,8 +144,22 @@ fn doubled() -> Doubt {
     Doubt::new("two agents answer to this name", "nothing by itself: stop one, or give it another --host")
 }
 
-fn start_or_forget(host: &HostName) -> String {
-    format!("nothing by itself: start its agent, or `unstale forget host:{host}` if it will not come back")
+/// Says that a host has left, and what of it still counts.
+pub(super) fn left(host: &HostName, permits: usize) -> String {
+    let units = if permits == 1 { "1 unit".to_owned() } else { format!("{permits} units") };
+    let rest = format!("which use budget until it is back, or until `unstale forget host:{host}`");
+    if permits == 0 { "it has left".to_owned() } else { format!("it has left with leave to restart {units}, {rest}") }
+}
+
+fn start_or_forget(machine: &Coordinator, host: &HostName) -> String {
+    let forget = format!("`unstale forget host:{host}`");
+    let reconfigure = "take it out of `[coordinator] expected_hosts` and start the coordinator again";
+    let end = match (machine.is_host_configured(host), machine.is_host_known(host)) {
+        (false, _) => forget,
+        (true, false) => reconfigure.to_owned(),
+        (true, true) => format!("{reconfigure}, then {forget},"),
+    };
+    format!("nothing by itself: start its agent, or {end} if it will not come back")
 }
 
 /// Returns how a host stands in the current rollout of each app, where it is expected.
@@ -150,17 +169,21 @@ fn expected(machine: &Coordinator, host: &HostName, now: Moment) -> Vec<(AppName
     of_host.filter(|(_, one)| one.host == *host).collect()
 }
 
-/// A host that is expected and has said nothing to this coordinator.
+/// A host that is expected, or has left, and has said nothing to this coordinator.
 fn unheard_finding(machine: &Coordinator, journal: &Journal, host: &HostName, now: Moment) -> Option<api::WhyFinding> {
     let expected = expected(machine, host, now);
-    let (_, first) = expected.first()?;
-    let doubt = if first.doubled { doubled() } else { Doubt::new("it has not reported", start_or_forget(host)) };
+    let doubt = match expected.first() {
+        Some((_, first)) if first.doubled => doubled(),
+        Some(_) => Doubt::new("it has not reported", start_or_forget(machine, host)),
+        None if machine.left_hosts().any(|(name, _)| name == host) => Doubt::left(machine, host),
+        None => return None,
+    };
     let uncounted = expected.iter().filter(|(_, one)| one.uncounted);
     Some(api::WhyFinding {
         host: host.to_string(),
         slot: None,
         unit: None,
-        verdict: Verdict::Unknown.as_str().to_owned(),
+        verdict: if doubt.has_left { NOT_JUDGED } else { Verdict::Unknown.as_str() }.to_owned(),
         because: doubt.because,
         evidence: uncounted
             .map(|(app, _)| format!("how many units of {app} it has is not known since the takeover"))

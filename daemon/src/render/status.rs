@@ -49,7 +49,10 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
         write_app(&mut out, app);
     }
     let mut rows = Vec::new();
-    for host in &status.hosts {
+    // In a fleet that grows and shrinks there are ever more of these: they are named, and no more, unless asked for.
+    let (gone, hosts): (Vec<&StatusHost>, Vec<&StatusHost>) =
+        status.hosts.iter().partition(|host| host.standing == "left" && matches!(scope, Scope::Fleet));
+    for host in &hosts {
         let standing = match host.standing.as_str() {
             "reporting" => style::good("reporting"),
             other => style::doubtful(&plain(other)),
@@ -77,6 +80,9 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
             writeln!(out, "{line}").unwrap_or_default();
         }
     }
+    if !gone.is_empty() {
+        writeln!(out, "\nleft: {}", some_of(gone.iter().map(|host| plain(&host.host)))).unwrap_or_default();
+    }
     for host in &status.hosts {
         let name = style::strong(&plain(&host.host));
         if let Some(because) = &host.because {
@@ -90,7 +96,8 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
         // What is drained is listed below, what is plainly fresh is not.
         let is_telling = |slot: &&StatusSlot| (slot.verdict != "fresh" || slot.phase != "up") && !is_drained(slot);
         let slots: Vec<_> = host.slots.iter().filter(is_telling).collect();
-        if slots.is_empty() {
+        let is_gone = gone.iter().any(|left| left.host == host.host);
+        if slots.is_empty() || is_gone {
             continue;
         }
         writeln!(out, "\nOn {name}:").unwrap_or_default();
@@ -101,7 +108,7 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
             writeln!(out, "  and {} more that its report had no room for", host.omitted).unwrap_or_default();
         }
     }
-    for host in &status.hosts {
+    for host in &hosts {
         write_others(&mut out, host);
     }
     if !status.drains.is_empty() {
@@ -114,11 +121,20 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
 /// What is known of a host that is listed with no app.
 fn without_apps(host: &StatusHost, scope: Scope<'_>) -> &'static str {
     match scope {
+        _ if host.standing == "left" => "",
         _ if host.reported_ms_ago.is_none() => "has not reported",
         // Its apps may have been left out. What was chosen of it is listed below.
         Scope::Part { .. } if !host.slots.is_empty() || !host.others.is_empty() => "",
         _ => "no unit of an announced app",
     }
+}
+
+/// Names the first of many.
+fn some_of(names: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN: usize = 10;
+    let more = names.len().saturating_sub(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    names.take(SHOWN).collect::<Vec<_>>().join(", ") + &rest
 }
 
 fn write_slot(out: &mut String, slot: &StatusSlot) {
@@ -378,6 +394,33 @@ mod tests {
         insta::assert_snapshot!(said, @r"nothing matches `pool:web` or `host:\x07`; `unstale status` lists hosts and units");
         let said = text(&Status::default(), Scope::Part { asked: &asked[..1], announced: 0 });
         assert!(said.contains("Nothing was announced yet") && said.contains("nothing matches"), "{said}");
+    }
+
+    #[test]
+    fn hosts_that_have_left_are_named_and_no_more_unless_they_are_asked_for() {
+        let left = |number: u32| StatusHost {
+            host: format!("web-{number}"),
+            standing: "left".into(),
+            reported_ms_ago: None,
+            scanned: false,
+            because: (number == 2).then(|| "it has left with leave to restart 1 unit".to_owned()),
+            apps: BTreeMap::new(),
+            slots: Vec::new(),
+            omitted: 0,
+            others: vec![other("celery:8", &[])],
+            others_omitted: 0,
+            rejected: BTreeMap::new(),
+        };
+        let status = Status { hosts: (1..=12).map(left).collect(), ..Status::default() };
+        let said = anstream::adapter::strip_str(&text(&status, Scope::Fleet)).to_string();
+        let names = "left: web-1, web-2, web-3, web-4, web-5, web-6, web-7, web-8, web-9, web-10 and 2 more\n";
+        assert!(said.contains(names) && !said.contains("has not reported") && !said.contains("celery:8"), "{said}");
+        assert!(said.contains("web-2: it has left with leave to restart 1 unit"), "{said}");
+        let asked = ["host:web-3".to_owned()];
+        let status = Status { hosts: vec![left(3)], ..Status::default() };
+        let said = text(&status, Scope::Part { asked: &asked, announced: 1 });
+        let said = anstream::adapter::strip_str(&said).to_string();
+        assert!(said.contains("web-3  left") && said.contains("celery:8"), "{said}");
     }
 
     #[test]

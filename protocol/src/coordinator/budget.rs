@@ -2,7 +2,7 @@
 
 use super::record::{MaxUnavailable, PermitRecord, Record};
 use super::requests::Key;
-use super::{Action, Coordinator, Event, Host, Pending};
+use super::{Action, Coordinator, Event, Host, Pending, Standing};
 use crate::ids::{HostName, PoolName, SlotId};
 use crate::message::{Mode, Permit, Phase, Purpose};
 use crate::time::Moment;
@@ -12,6 +12,7 @@ impl Coordinator {
     /// Grants what may be granted now.
     pub(super) fn review(&mut self, now: Moment) {
         self.reviewed_at = now;
+        self.end_turns(now);
         self.search(now);
         self.requests.expire(self.policy.ask_lifetime, now);
         let can_grant = self.may_grant(now);
@@ -65,10 +66,27 @@ impl Coordinator {
         host.heard_in == Some(self.version.epoch)
     }
 
+    /// Tells whether a host has left, so that what is down there uses no budget: only what was permitted or under way. It
+    /// may be back under another reign that has granted what this disk lacks: after a takeover it counts as one that was
+    /// not heard, until all have had their turn to speak.
+    fn is_gone(&self, host: &Host) -> bool {
+        let nobody_else_granted = !self.partial && (self.standing == Standing::Sole || self.all_had_turn);
+        host.record.left && (nobody_else_granted || self.is_heard(host))
+    }
+
+    /// Believes those that have left once each host that is back has had its turn to say so.
+    fn end_turns(&mut self, now: Moment) {
+        if !self.all_had_turn && self.standing != Standing::Standby && now >= self.partial_end() {
+            self.all_had_turn = true;
+            self.count_all_again();
+        }
+    }
+
     fn is_grantable(&self, host: &HostName, slot: &SlotId, pending: &Pending) -> bool {
         let Some(known) = self.hosts.get(host) else { return false };
         let is_current = known.record.incarnation == Some(pending.nonce.incarnation)
             && self.is_heard(known)
+            && !known.record.left
             && !known.is_doubled()
             && pending.version == self.version;
         if !is_current || self.permits.get(host, slot).is_some() {
@@ -147,6 +165,12 @@ impl Coordinator {
         let permits: BTreeSet<&SlotId> =
             self.permits.of(name).filter(|(_, permit)| permit.pools.contains(pool)).map(|(slot, _)| slot).collect();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        if let Some(gone) = host.filter(|host| self.is_gone(host)) {
+            let slots = gone.report.iter().flat_map(|report| &report.slots);
+            let acting =
+                slots.filter(|slot| slot.phase.is_acting() && slot.pools.contains(pool)).map(|slot| &slot.slot);
+            return count(permits.into_iter().chain(acting).collect::<BTreeSet<_>>().len());
+        }
         let Some(report) = host.filter(|host| self.is_heard(host)).and_then(|host| host.report.as_ref()) else {
             let last_known = host.and_then(|host| host.record.pools.get(pool)).copied().unwrap_or(0);
             return last_known.max(count(permits.len()));

@@ -391,6 +391,8 @@ impl Coordinator {
             && self.hosts.values().all(|host| host.record.left || (self.is_heard(host) && !host.is_acting()))
         {
             self.partial = false;
+            // Those that have left are believed from now on.
+            self.count_all_again();
             self.next_generation();
             self.publish(Vec::new());
         }

@@ -230,14 +230,16 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Forgets a host that will not come back, and what was to be drained there: it uses no budget and is not expected.
+    /// Forgets a host that will not come back, and what was to be drained there: it uses no budget and is not expected,
+    /// unless configuration names it.
     ///
     /// # Errors
-    /// [`Refused::NoHost`], [`Refused::NotLeader`].
+    /// [`Refused::NoHost`], [`Refused::Configured`], [`Refused::NotLeader`].
     pub fn handle_forget(&mut self, name: &HostName, now: Moment) -> Result<(), Refused> {
         self.must_lead(now)?;
         if self.hosts.remove(name).is_none() {
-            return Err(Refused::NoHost(name.clone()));
+            let is_configured = self.is_host_configured(name);
+            return Err(if is_configured { Refused::Configured } else { Refused::NoHost }(name.clone()));
         }
         let mut records = vec![Record::Host(name.clone(), None)];
         let held = self.permits.prune(name, |_, _| false);

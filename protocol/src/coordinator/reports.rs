@@ -65,7 +65,9 @@ impl Coordinator {
             }
             Some(known) if known == report.incarnation => {
                 host.twin_at = host.twin_at.filter(|at| now.since(*at) < silent_after);
-                host.report.as_ref().is_none_or(|last| report.sequence > last.sequence)
+                // A life that has left is over: words of it from before may come late, or from somebody who kept them.
+                let is_over = host.record.left && !report.leaving;
+                !is_over && host.report.as_ref().is_none_or(|last| report.sequence > last.sequence)
             }
             _ => {
                 host.twin_at = None;
@@ -104,6 +106,10 @@ impl Coordinator {
             left: report.leaving,
             apps: apps_of(report, host.record.apps.as_ref()),
         };
+        if host.record.left != record.left {
+            let what = if record.left { "host left" } else { "host is back" };
+            records.push(host_event(&report.host, what));
+        }
         if host.record != record {
             host.record = record.clone();
             records.push(Record::Host(report.host.clone(), Some(record)));
@@ -298,6 +304,17 @@ fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Reco
         }
     }
     records
+}
+
+fn host_event(host: &HostName, what: &str) -> Record {
+    Record::Event(Event {
+        app: None,
+        revision: None,
+        host: Some(host.clone()),
+        slot: None,
+        what: what.to_owned(),
+        because: String::new(),
+    })
 }
 
 fn slot_event(

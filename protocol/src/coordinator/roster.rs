@@ -13,16 +13,24 @@ impl Coordinator {
         u32::try_from(self.expected().count()).unwrap_or(u32::MAX)
     }
 
-    /// Counts the hosts that left while this machine listened: whoever told a count may not have known it then.
-    fn gone_count(&self) -> u32 {
+    /// Returns the hosts that left while this machine listened: whoever told a count may not have known it then.
+    fn gone(&self) -> impl Iterator<Item = &HostName> {
         let configured = &self.policy.expected_hosts;
-        let gone =
-            |(name, host): &(&HostName, &Host)| host.record.left && host.has_spoken() && !configured.contains(*name);
-        u32::try_from(self.hosts.iter().filter(gone).count()).unwrap_or(u32::MAX)
+        let gone = move |(name, host): &(&HostName, &Host)| {
+            host.record.left && host.has_spoken() && !configured.contains(*name)
+        };
+        self.hosts.iter().filter(gone).map(|(name, _)| name)
     }
 
     fn known_count(&self) -> u32 {
-        self.expected_count().saturating_add(self.gone_count())
+        self.expected_count().saturating_add(count(self.gone()))
+    }
+
+    /// Returns how many hosts must have been heard, those that have left among them: nobody counted those that had left
+    /// by then, but one of them that is back was counted.
+    fn wanted_count(&self) -> Option<u32> {
+        let uncounted = self.gone().filter(|name| self.left_when_stated.contains(*name));
+        Some(self.stated_hosts?.saturating_add(count(uncounted)))
     }
 
     /// Stops all grants where there are hosts that are not known here: none before they are heard, or before an
@@ -32,7 +40,8 @@ impl Coordinator {
         match self.hosts_elsewhere.filter(|_| !unknown_reign) {
             Some(hosts) if self.known_count() < hosts => {
                 self.lost_hosts = true;
-                self.stated_hosts = Some(self.stated_hosts.map_or(hosts, |stated| stated.max(hosts)));
+                self.stated_hosts = Some(self.wanted_count().map_or(hosts, |stated| stated.max(hosts)));
+                self.left_when_stated.clear();
             }
             Some(hosts) => self.knew_hosts |= hosts > 0,
             None => {
@@ -69,14 +78,14 @@ impl Coordinator {
 
     /// The list of hosts is whole again once as many have been heard as an operator has stated.
     pub(super) fn find_hosts(&mut self) {
-        if self.lost_hosts && self.stated_hosts.is_some_and(|hosts| self.heard() >= hosts) {
+        if self.lost_hosts && self.wanted_count().is_some_and(|hosts| self.heard() >= hosts) {
             (self.lost_hosts, self.all_hosts) = (false, true);
             self.actions.push_back(Action::Store(vec![self.reign_record()]));
         }
     }
 
     fn heard(&self) -> u32 {
-        u32::try_from(self.hosts.values().filter(|host| host.has_spoken()).count()).unwrap_or(u32::MAX)
+        count(self.hosts.values().filter(|host| host.has_spoken()))
     }
 
     /// Says how many hosts the fleet has, after the list of them was lost.
@@ -85,8 +94,8 @@ impl Coordinator {
     /// [`Refused::NotLeader`].
     pub fn handle_stated_hosts(&mut self, hosts: u32, now: Moment) -> Result<(), Refused> {
         self.must_lead(now)?;
-        // Nobody counts those that have left already.
-        self.stated_hosts = Some(hosts.saturating_add(self.gone_count()));
+        self.left_when_stated = self.gone().cloned().collect();
+        self.stated_hosts = Some(hosts);
         self.find_hosts();
         self.complete(now);
         self.review(now);
@@ -97,4 +106,8 @@ impl Coordinator {
     pub fn has_lost_hosts(&self) -> bool {
         self.lost_hosts && self.stated_hosts.is_none()
     }
+}
+
+fn count(hosts: impl Iterator) -> u32 {
+    u32::try_from(hosts.count()).unwrap_or(u32::MAX)
 }

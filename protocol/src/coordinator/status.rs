@@ -368,6 +368,23 @@ impl Coordinator {
         self.is_silent(self.hosts.get(host), now)
     }
 
+    /// Tells whether configuration names the host: then it is expected whatever else is known of it.
+    pub fn is_host_configured(&self, host: &HostName) -> bool {
+        self.policy.expected_hosts.contains(host)
+    }
+
+    /// Tells whether anything is kept of the host, so that it can be forgotten.
+    pub fn is_host_known(&self, host: &HostName) -> bool {
+        self.hosts.contains_key(host)
+    }
+
+    /// Returns the hosts that have said that they leave and were not heard since, with how many permits of each are still
+    /// outstanding.
+    pub fn left_hosts(&self) -> impl Iterator<Item = (&HostName, usize)> {
+        let left = self.hosts.iter().filter(|(_, host)| host.record.left);
+        left.map(|(name, _)| (name, self.permits.of(name).count()))
+    }
+
     /// Tells whether two agents answer to the name of a host: neither is believed.
     pub fn is_host_doubled(&self, host: &HostName) -> bool {
         self.hosts.get(host).is_some_and(Host::is_doubled)

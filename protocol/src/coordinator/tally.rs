@@ -129,7 +129,8 @@ impl Coordinator {
 
 /// Returns how many units of the pool the host has, as far as anybody said.
 fn total_of(host: Option<&Host>, pool: &PoolName) -> u32 {
-    let Some(host) = host else { return 0 };
+    // What is not there keeps nothing up while others restart.
+    let Some(host) = host.filter(|host| !host.record.left) else { return 0 };
     match &host.report {
         Some(report) if report.scanned => report.pools.get(pool).map_or(0, |pool| pool.total),
         _ => host.record.pools.get(pool).copied().unwrap_or(0),

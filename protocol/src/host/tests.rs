@@ -546,3 +546,32 @@ fn a_new_state_is_answered_within_two_seconds_and_not_by_all_at_once() {
     }
     assert!(moments.len() > 10, "{moments:?}");
 }
+
+#[test]
+fn a_host_that_leaves_says_so_and_begins_nothing() {
+    for leaves in [false, true] {
+        let mut host = host();
+        let unit = other("celery", 7, &[]);
+        host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(1));
+        host.handle_scan(&Scan { full: true, others: vec![unit.clone()], ..Scan::default() }, Moment(2));
+        let ask = said(&mut host).1.unwrap();
+        if leaves {
+            host.handle_leaving(Moment(3));
+            let (report, again) = said(&mut host);
+            assert_eq!((report.unwrap().leaving, again), (true, None));
+        }
+        let want = ask.wants[0].clone();
+        let permit = Permit {
+            host: ask.host,
+            slot: want.slot,
+            identity: want.identity,
+            nonce: ask.nonce,
+            version: ask.version,
+            author: Salt::default(),
+            purpose: want.purpose,
+            must: Vec::new(),
+        };
+        host.handle_permit(&permit, Moment(4));
+        assert_eq!(host.intent(&unit.view.slot).is_none(), leaves);
+    }
+}

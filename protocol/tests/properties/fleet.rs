@@ -112,6 +112,8 @@ struct Book {
     whole: bool,
     lost: bool,
     stated: Option<u32>,
+    /// Those that had left by then.
+    left_when_stated: BTreeSet<HostName>,
 }
 
 pub(crate) struct Fleet {
@@ -271,6 +273,7 @@ impl Fleet {
                 self.obeyed(done.is_ok());
                 if done.is_ok() {
                     self.book.stated = Some(number);
+                    self.book.left_when_stated = self.gone().cloned().collect();
                     self.find_hosts();
                 }
             }
@@ -286,7 +289,10 @@ impl Fleet {
             }
             Input::Reborn(index) => self.reborn(index % HOSTS),
             Input::Deaf(index) => self.agents[index % HOSTS].deaf ^= true,
-            Input::Leave(index) => self.agents[index % HOSTS].leaving ^= true,
+            Input::Leave(index) => {
+                self.agents[index % HOSTS].leaving = true;
+                self.say(index % HOSTS, 0);
+            }
         }
         self.settle();
         if matches!(input, Input::Wait(_) | Input::Ask { .. }) {

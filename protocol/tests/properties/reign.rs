@@ -6,6 +6,8 @@ mod again;
 mod beside;
 #[path = "reign/hand.rs"]
 mod hand;
+#[path = "reign/left.rs"]
+mod left;
 #[path = "reign/roster.rs"]
 mod roster;
 

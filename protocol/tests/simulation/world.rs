@@ -77,6 +77,8 @@ pub(crate) struct Faults {
     pub(crate) revisions: u64,
     /// New code does not start.
     pub(crate) broken_code: bool,
+    /// Machines shut down, and come back later.
+    pub(crate) shutdowns: bool,
 }
 
 impl Faults {
@@ -97,6 +99,7 @@ impl Faults {
             loses_everything: false,
             revisions: 1,
             broken_code: false,
+            shutdowns: false,
         }
     }
 
@@ -151,6 +154,8 @@ enum Happening {
     SourceArrives(usize, u64),
     KillAgent(usize, u64),
     StartAgent(usize),
+    ShutDown(usize, u64),
+    Boot(usize),
     KillBrain(usize),
     PauseBrain(usize),
     StartBrain(usize),
@@ -297,6 +302,12 @@ impl World {
             several(self, 4, &|_| Happening::Drain);
             several(self, 3, &|_| Happening::Undrain);
         }
+        if self.faults.shutdowns {
+            several(self, 8, &|world| {
+                let pause = world.rng.random_range(5_000..8 * 60_000);
+                Happening::ShutDown(world.rng.random_range(0..world.hosts.len()), pause)
+            });
+        }
         if self.faults.loses_everything {
             let at = self.rng.random_range(200_000..FAULTS_END_MS);
             self.at(at, Happening::LoseEverything);
@@ -423,6 +434,8 @@ impl World {
                 }
             }
             Happening::StartAgent(index) => self.start_agent(index),
+            Happening::ShutDown(index, pause) => self.shut_down(index, pause),
+            Happening::Boot(index) => self.boot(index),
             Happening::KillBrain(index) => self.kill_brain(index),
             Happening::PauseBrain(index) => self.pause_brain(index),
             Happening::StartBrain(index) => self.start_brain(index),
@@ -445,13 +458,13 @@ impl World {
         }
     }
 
-    /// A unit has just been told to stop: only that takes one away.
+    /// A unit has just been told to stop: only that takes one away. What a machine takes with it was taken by nobody.
     fn check_budget(&mut self) {
         let mut away: BTreeMap<&PoolName, (u32, u32)> = BTreeMap::new();
-        for unit in self.hosts.iter().flat_map(|host| &host.units) {
+        for (host, unit) in self.hosts.iter().flat_map(|host| host.units.iter().map(move |unit| (host, unit))) {
             let (down, total) = away.entry(&unit.pool).or_default();
             *total += 1;
-            *down += u32::from((unit.root.is_none() || unit.stopping) && !unit.forced);
+            *down += u32::from((unit.root.is_none() || unit.stopping) && !unit.forced && !host.is_off);
         }
         let exceeded = away.into_iter().find_map(|(pool, (down, total))| {
             let limit = MaxUnavailable::Units(UNITS_PER_POOL).of(total);

@@ -416,6 +416,45 @@ fn unreachable(error: std::io::Error) -> CallError {
     CallError::Unreachable(error.to_string())
 }
 
+/// Plays a bus to one who says hello and asks for one property: the answer is this text, or never comes.
+#[cfg(test)]
+pub(super) async fn serve(listener: tokio::net::UnixListener, property: Option<&str>) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(reader.read_u8().await.unwrap());
+    }
+    writer.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").await.unwrap();
+    reader.read_exact(&mut [0; b"BEGIN\r\n".len()]).await.unwrap();
+    for serial in 1_u32.. {
+        let Ok(asked) = receive(&mut reader).await else { return };
+        let mut body = Vec::new();
+        let signature = match (asked.member.as_str(), property) {
+            ("Hello", _) => "s",
+            ("Get", Some(_)) => "v",
+            _ => std::future::pending().await,
+        };
+        if signature == "v" {
+            body.extend([1, b's', 0]);
+        }
+        push_text(&mut body, property.unwrap_or_default()).unwrap();
+        let mut fields = vec![field::REPLY_SERIAL, 1, b'u', 0];
+        fields.extend(serial.to_le_bytes());
+        fields.extend([field::SIGNATURE, 1, b'g', 0, 1]);
+        fields.extend(signature.bytes());
+        fields.push(0);
+        let mut bytes = vec![b'l', 2, 0, 1];
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend(serial.to_le_bytes());
+        bytes.extend(u32::try_from(fields.len()).unwrap().to_le_bytes());
+        bytes.extend(fields);
+        align(&mut bytes, 8);
+        bytes.extend(body);
+        writer.write_all(&bytes).await.unwrap();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

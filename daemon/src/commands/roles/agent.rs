@@ -54,12 +54,19 @@ impl AgentPart {
         self.seen.subscribe()
     }
 
-    pub(super) fn start(self, set: &mut JoinSet<anyhow::Result<()>>, shutdown: &CancellationToken) {
+    /// Starts it. Returns where it can be told something beside what comes from the bus.
+    pub(super) fn start(
+        self,
+        set: &mut JoinSet<anyhow::Result<()>>,
+        shutdown: &CancellationToken,
+    ) -> mpsc::Sender<driver::Incoming> {
         let Self { config, disk, wire, manifests, seen } = self;
         let (incoming, agent_incoming) = mpsc::channel(MESSAGES_MAX);
         let (agent_outgoing, outgoing) = mpsc::channel(MESSAGES_MAX);
+        let told = incoming.clone();
         set.spawn(pump::run(wire, (config.host.clone(), manifests), incoming, outgoing, shutdown.clone()));
         set.spawn(driven(config, disk, agent_incoming, agent_outgoing, seen, shutdown.clone()));
+        told
     }
 }
 

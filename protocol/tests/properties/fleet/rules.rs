@@ -22,7 +22,8 @@ impl Fleet {
             _ if same_life => {
                 // The other one has been silent for long.
                 book.doubled.retain(|host, at| host != name || self.now - *at < 180_000);
-                book.heard.get(name).is_none_or(|(last, _)| report.sequence > last.sequence)
+                let is_over = book.left.contains(name) && !report.leaving;
+                !is_over && book.heard.get(name).is_none_or(|(last, _)| report.sequence > last.sequence)
             }
             _ => {
                 book.doubled.remove(name);
@@ -57,9 +58,17 @@ impl Fleet {
         self.halt_canaries(&unproven);
     }
 
+    /// Those whose leave was heard in this life, and whom nobody expects.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &HostName> {
+        let is_gone =
+            |name: &&HostName| self.book.heard.contains_key(*name) && !self.policy.expected_hosts.contains(*name);
+        self.book.left.iter().filter(is_gone)
+    }
+
     pub(super) fn find_hosts(&mut self) {
         let heard = u32::try_from(self.book.heard.len()).unwrap();
-        let is_found = self.book.stated.is_some_and(|stated| heard >= stated);
+        let uncounted = self.gone().filter(|name| self.book.left_when_stated.contains(*name)).count();
+        let is_found = self.book.stated.is_some_and(|stated| heard >= stated + u32::try_from(uncounted).unwrap());
         self.book.whole |= self.book.lost && is_found;
         self.book.lost &= !is_found;
     }
@@ -166,6 +175,7 @@ impl Fleet {
             Law::RightAgent,
         );
         demand(book.heard_in_reign.contains(&ask.host), Law::RightAgent);
+        demand(!book.left.contains(&ask.host), Law::RightAgent);
         demand(!book.permits.contains_key(&(ask.host.clone(), want.slot.clone())), Law::Freed);
         demand(!book.lost, Law::LostFleet);
         let has_room = want.pools.iter().all(|pool| self.used(pool) < self.limit(pool));
@@ -189,12 +199,14 @@ impl Fleet {
     }
 
     fn limit(&self, pool: &PoolName) -> u32 {
-        let total: u32 = self.book.totals.values().filter_map(|pools| pools.get(pool)).sum();
+        let there = self.book.totals.iter().filter(|(host, _)| !self.book.left.contains(*host));
+        let total: u32 = there.filter_map(|(_, pools)| pools.get(pool)).sum();
         let MaxUnavailable::Units(wanted) = limits()[pool] else { unreachable!() };
         if total > 1 { wanted.min(total - 1) } else { wanted.min(1) }
     }
 
-    /// Permits outstanding, what is reported away, and all of every host that was not heard from in this reign.
+    /// Permits outstanding, what is reported away, and all of every host that was not heard from in this reign. Of a host
+    /// that has left only what was permitted or under way, unless somebody else may have granted more.
     fn used(&self, pool: &PoolName) -> u32 {
         let hosts: BTreeSet<&HostName> =
             self.book.known.keys().chain(self.book.permits.keys().map(|(host, _)| host)).collect();
@@ -204,6 +216,14 @@ impl Fleet {
     fn used_by(&self, name: &HostName, pool: &PoolName) -> u32 {
         let held = self.book.permits.iter().filter(|((host, _), permit)| host == name && permit.pools.contains(pool));
         let mut away: BTreeSet<SlotId> = held.map(|((_, slot), _)| slot.clone()).collect();
+        let had_turn = self.book.lease.is_none() || self.now >= self.book.reign_at + 70_000;
+        let is_sure = self.book.heard_in_reign.contains(name) || (had_turn && !self.machine.desired().partial);
+        if self.book.left.contains(name) && is_sure {
+            let slots = self.book.heard.get(name).into_iter().flat_map(|(report, _)| &report.slots);
+            let acting = slots.filter(|slot| slot.pools.contains(pool) && slot.phase.is_acting());
+            away.extend(acting.map(|slot| slot.slot.clone()));
+            return u32::try_from(away.len()).unwrap();
+        }
         let last_words = self.book.heard.get(name).filter(|_| self.book.heard_in_reign.contains(name));
         let Some((report, _)) = last_words else {
             let known = self.book.totals.get(name).and_then(|pools| pools.get(pool)).copied().unwrap_or(0);

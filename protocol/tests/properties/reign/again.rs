@@ -1,6 +1,6 @@
 //! What a host says again, and what of it is new: most reports say what the last one said.
 
-use super::{Seat, app, host, pool, report};
+use super::{Seat, app, host, life, pool, report};
 use unstale_protocol::coordinator::{HostRecord, Record};
 use unstale_protocol::message::{PoolReport, Report};
 use unstale_protocol::time::Moment;
@@ -45,7 +45,8 @@ fn a_pool_that_has_grown_counts_although_nothing_else_is_new() {
 
 #[test]
 fn who_leaves_is_known_to_have_left_and_to_be_back() {
-    let kept = kept_of([said(), Report { leaving: true, ..said() }, said()]);
+    let back = Report { incarnation: life(2), ..said() };
+    let kept = kept_of([said(), Report { leaving: true, ..said() }, back]);
     let left = kept.iter().map(|kept| kept.as_ref().map(|kept| kept.left));
     assert_eq!(left.collect::<Vec<_>>(), [Some(false), Some(true), Some(false)]);
 }

@@ -124,3 +124,17 @@ fn a_host_that_has_left_is_not_among_those_that_an_operator_counts() {
     seat.hear(&report("web-2", 1, &reign), MINUTE + 1);
     assert_eq!(seat.granted.len(), 1);
 }
+
+#[test]
+fn a_host_that_is_back_is_among_those_that_an_operator_counts() {
+    let mut seat = Seat::leading(1, 5);
+    seat.broadcast(7, 1);
+    let reign = seat.last().clone();
+    seat.hear(&gone("web-2", 1, &reign), 5);
+    // It is up again, and has not said so yet.
+    seat.machine.handle_stated_hosts(2, Moment(10)).unwrap();
+    seat.hear(&report("web-1", 1, &reign), 20);
+    assert_eq!(seat.ask("web-1", MINUTE), 0, "web-2 was not heard yet");
+    seat.hear(&Report { incarnation: life(2), ..report("web-2", 1, &reign) }, MINUTE + 1);
+    assert_eq!(seat.granted.len(), 1);
+}

@@ -65,6 +65,8 @@ pub(super) struct Machine {
     next_timeout: Option<u64>,
     asked: Option<Nonce>,
     reported: Option<Report>,
+    /// The machine is shut down.
+    pub(super) is_off: bool,
 }
 
 impl Machine {
@@ -81,6 +83,7 @@ impl Machine {
             next_timeout: None,
             asked: None,
             reported: None,
+            is_off: false,
         }
     }
 }
@@ -91,7 +94,39 @@ fn wanted(desired: &Desired) -> u64 {
 }
 
 impl World {
+    /// The machine goes down, and its agent, where there is one, says so: as well as the bus carries it.
+    pub(super) fn shut_down(&mut self, index: usize, pause: u64) {
+        let machine = &mut self.hosts[index];
+        if machine.is_off {
+            return;
+        }
+        let now = machine.clock.read(self.now);
+        if let Some(agent) = machine.agent.as_mut() {
+            agent.handle_leaving(now);
+            self.pump_host(index);
+        }
+        let machine = &mut self.hosts[index];
+        (machine.agent, machine.is_off) = (None, true);
+        for unit in &mut machine.units {
+            // What was down before is down when it comes back, whatever was granted meanwhile.
+            unit.forced |= unit.root.is_none();
+            (unit.root, unit.stopping) = (None, false);
+        }
+        self.at(pause, Happening::Boot(index));
+    }
+
+    pub(super) fn boot(&mut self, index: usize) {
+        self.hosts[index].is_off = false;
+        for number in 0..self.hosts[index].units.len() {
+            self.back_up(index, number);
+        }
+        self.start_agent(index);
+    }
+
     pub(super) fn start_agent(&mut self, index: usize) {
+        if self.hosts[index].is_off {
+            return;
+        }
         let seed = self.rng.random();
         let clock = Clock::random(self.now, &mut self.rng);
         let now = clock.read(self.now);
@@ -245,8 +280,11 @@ impl World {
                 if unit.held && !is_taken_back {
                     let law = format!("{slot} is started although it is to stay drained");
                     self.broke(&law);
-                } else if unit.root.is_none() && !self.faults.broken_code {
-                    unit.held = false;
+                    return self.at(20, answer(Answer::Started));
+                }
+                // One that came up with its machine is not to stay down either.
+                unit.held = false;
+                if unit.root.is_none() && !self.faults.broken_code {
                     let pause = self.rng.random_range(200..40_000);
                     self.at(pause, Happening::BackUp(index, number));
                 }
@@ -310,7 +348,7 @@ impl World {
         let root = self.fresh_identity();
         let machine = &mut self.hosts[index];
         let unit = &mut machine.units[number];
-        if unit.root.is_none() && !unit.held {
+        if unit.root.is_none() && !unit.held && !machine.is_off {
             unit.root = Some(root);
             unit.forced = false;
             unit.loaded = machine.source;
