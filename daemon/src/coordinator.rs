@@ -203,7 +203,7 @@ impl Driver {
                 Action::Fetch(fetch) => self.fetch(fetch)?,
                 Action::Keep(digest, text) => {
                     tracing::info!(%digest, bytes = text.len(), "manifest fetched");
-                    self.keep_manifest(digest, text.into_bytes())?;
+                    self.keep_manifest(digest, text.as_bytes())?;
                 }
             }
         }
@@ -349,7 +349,7 @@ impl Driver {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let digest = Fingerprint::of_bytes(&bytes);
-        self.keep_manifest(digest, bytes)?;
+        self.keep_manifest(digest, &bytes)?;
         let app = request.app.clone();
         let before = self.current(&app);
         let broadcast = Broadcast {

@@ -46,10 +46,10 @@ impl Driver {
     }
 
     /// Writes a manifest to disk and lays it out.
-    pub(super) fn keep_manifest(&self, digest: Fingerprint, bytes: Vec<u8>) -> anyhow::Result<()> {
+    pub(super) fn keep_manifest(&self, digest: Fingerprint, bytes: &[u8]) -> anyhow::Result<()> {
         let change = |value| Change { table: records::MANIFESTS.to_owned(), key: digest.to_string(), value };
-        self.store.commit(&[change(Some(bytes.clone()))]).context("cannot write the manifest")?;
-        self.lay_manifest_out(digest, &bytes)
+        self.store.commit(&[change(Some(bytes.to_vec()))]).context("cannot write the manifest")?;
+        self.lay_manifest_out(digest, bytes)
     }
 
     /// Asks one host for a piece of a manifest.

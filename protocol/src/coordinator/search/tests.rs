@@ -100,8 +100,8 @@ fn asked(machine: &mut Coordinator) -> Vec<String> {
     turn(machine).1.into_iter().filter(|word| word != "look").collect()
 }
 
-fn piece(number: u32, of: &str, text: &str, from: u32) -> Piece {
-    let fetch = Fetch { host: host(number), manifest: digest(of), from };
+fn piece(number: u32, of: &str, text: &str, from: usize) -> Piece {
+    let fetch = Fetch { host: host(number), manifest: digest(of), from: u32::try_from(from).unwrap() };
     Piece::cut(&fetch, text).unwrap()
 }
 
@@ -162,9 +162,9 @@ fn pieces_are_put_together_and_a_lost_one_is_asked_for_again() {
     assert_eq!(answer(&mut machine, &first), [format!("web-1 at {PIECE_MAX_BYTES}")]);
     assert_eq!(answer(&mut machine, &first), [""; 0], "it came twice");
     assert_eq!(asked(&mut machine), [format!("web-1 at {PIECE_MAX_BYTES}")]);
-    let second = piece(1, &text, &text, PIECE_MAX_BYTES as u32);
+    let second = piece(1, &text, &text, PIECE_MAX_BYTES);
     assert_eq!(answer(&mut machine, &second), [format!("web-1 at {}", 2 * PIECE_MAX_BYTES)]);
-    assert_eq!(answer(&mut machine, &piece(1, &text, &text, 2 * PIECE_MAX_BYTES as u32)), ["keep"]);
+    assert_eq!(answer(&mut machine, &piece(1, &text, &text, 2 * PIECE_MAX_BYTES)), ["keep"]);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn who_sends_crumbs_or_changes_the_length_is_not_asked_again_at_once() {
     assert_eq!(asked(&mut machine), ["web-2 at 0"]);
     assert_eq!(answer(&mut machine, &piece(2, &text, &text, 0)), [format!("web-2 at {PIECE_MAX_BYTES}")]);
     let longer = format!("{text}{text}");
-    assert_eq!(answer(&mut machine, &piece(2, &text, &longer, PIECE_MAX_BYTES as u32)), [""; 0]);
+    assert_eq!(answer(&mut machine, &piece(2, &text, &longer, PIECE_MAX_BYTES)), [""; 0]);
     assert_eq!(asked(&mut machine), ["web-3 at 0"]);
 }
 
