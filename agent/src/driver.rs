@@ -29,8 +29,8 @@ use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::host::{Action, Host, HostPolicy, PurgeResult, Record, Scan};
 use unstale_protocol::ids::{AppName, HostName, Incarnation, SlotId};
 use unstale_protocol::manifest::Manifest;
-use unstale_protocol::message::{Desired, Nonce, Permit, Upward};
-use unstale_protocol::restart::{Cleared, Verified};
+use unstale_protocol::message::{Desired, Permit, Upward};
+use unstale_protocol::restart::{Cleared, Intent, Verified};
 use unstale_protocol::time::Moment;
 
 /// What one agent needs to know at its start.
@@ -109,7 +109,7 @@ pub enum Error {
 #[derive(Debug)]
 pub(crate) enum Input {
     Surveyed(Moment, Result<Arc<Survey>, String>),
-    Preflighted(SlotId, Result<Cleared, String>, Option<(Nonce, Box<act::Act>)>),
+    Preflighted(Box<Intent>, Result<(Cleared, Box<act::Act>), String>),
     Stopped(SlotId, Result<(), String>),
     Ended(SlotId),
     Started(SlotId, Result<(), String>),

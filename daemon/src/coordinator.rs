@@ -4,6 +4,7 @@
 //! where the disk refuses, the driver ends rather than go on without it.
 
 mod answers;
+mod doubt;
 mod dry;
 mod journal;
 mod people;
@@ -19,6 +20,7 @@ use crate::clock::{Clock, wall_ms};
 use crate::control::{Answer, Command, Desk};
 use crate::store::{Change, Store};
 use anyhow::Context as _;
+use doubt::Doubts;
 use journal::Journal;
 use tokio_util::sync::CancellationToken;
 use unstale_protocol::coordinator::{
@@ -434,8 +436,7 @@ impl Driver {
                 "drain fewer at a time, by `host:NAME` or `pool:NAME`, and `unstale undrain` what is no longer needed",
             ));
         }
-        let apps = answers::looked_for(&self.machine, &request.selectors);
-        let unseen = answers::unseen(self.status().hosts, &apps, &request.selectors);
+        let unseen = answers::unseen(&self.machine, &request.selectors, self.clock.now());
         if request.dry_run {
             let drains = answers::drains(chosen.iter().map(answers::would_drain).collect());
             return Ok(api::Drains { unseen, ..drains });
@@ -460,10 +461,11 @@ impl Driver {
     /// Says that nothing was found, and which hosts may have what was looked for although nobody knows of it.
     fn no_unit(&self, selectors: &[Selector]) -> api::Refusal {
         let are_hosts = selectors.iter().all(|one| matches!(one, Selector::Host(_)));
-        let is_meant = |host: &&api::StatusHost| !are_hosts || answers::names(selectors, &host.host);
-        let apps = answers::looked_for(&self.machine, selectors);
-        let why = |host: &api::StatusHost| Some(format!("{}: {}", host.host, answers::why_unknown(host, &apps)?));
-        let mut unknown: Vec<String> = self.status().hosts.iter().filter(is_meant).filter_map(why).collect();
+        let is_meant = |host: &HostName| !are_hosts || answers::names(selectors, host.as_str());
+        let doubted =
+            Doubts::new(&self.machine, self.clock.now()).of_fleet(&answers::looked_for(&self.machine, selectors));
+        let doubted = doubted.into_iter().filter(|(host, _)| is_meant(host));
+        let mut unknown: Vec<String> = doubted.map(|(host, because)| format!("{host}: {because}")).collect();
         if unknown.is_empty() && self.machine.reports().next().is_some() {
             return api::Refusal::new(404, "no-such-unit", "no unit matches")
                 .help("`unstale status` lists hosts and units");

@@ -172,6 +172,8 @@ struct Host {
     twin_at: Option<Moment>,
     /// The counter of a life below the known one that has reported since: late words, or an agent that lost its state.
     outnumbered: Option<u64>,
+    /// Apps that it had converged on when they were announced again, until a look has answered that.
+    looks_again: BTreeMap<AppName, Revision>,
 }
 
 impl Host {

@@ -386,9 +386,14 @@ impl Host {
         self.review(now);
     }
 
-    /// Takes the answer of [`Step::Preflight`].
-    pub fn handle_preflight(&mut self, slot: &SlotId, answer: Result<Cleared, String>, now: Moment) {
-        self.with_action(slot, now, |action| action.handle_preflight(answer, now));
+    /// Takes the answer of [`Step::Preflight`] of the action whose intent was `asked`. One that comes late, when another
+    /// action has begun on the slot, changes nothing: it looked for another purpose, under another permit.
+    pub fn handle_preflight(&mut self, asked: &Intent, answer: Result<Cleared, String>, now: Moment) {
+        self.with_action(&asked.slot, now, |action| {
+            if action.intent() == asked {
+                action.handle_preflight(answer, now);
+            }
+        });
     }
 
     /// Takes the answer of [`Step::Stop`].
@@ -540,8 +545,10 @@ impl Host {
         let nonce = Nonce { incarnation: self.incarnation, at: now };
         let drains: Vec<DesiredDrain> = self.drains_here().cloned().collect();
         let kept: BTreeSet<DrainId> = drains.iter().map(|drain| drain.id.clone()).collect();
+        let mut given_back = Vec::new();
         let mut begun = false;
         for (id, slot) in &mut self.slots {
+            given_back.extend(slot.see_given_back(id, &kept));
             if let Some(drain) = drains.iter().find(|drain| drain.slot == *id)
                 && slot.hold_again(id, drain, version, nonce, self.policy.restart, now)
             {
@@ -549,6 +556,9 @@ impl Host {
                 continue;
             }
             begun |= slot.begin_undrain(id, &kept, version, nonce, self.policy.restart, now);
+        }
+        if !given_back.is_empty() {
+            self.actions.push_back(Action::Store(given_back));
         }
         if begun {
             self.collect_steps(now);

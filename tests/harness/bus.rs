@@ -156,6 +156,14 @@ impl Bus {
         }
     }
 
+    /// Adds an envelope to a stream of Redis, as one who may.
+    pub(crate) fn add(&self, stream: &str, envelope: &str) {
+        match self {
+            Self::Redis(broker) => broker.add(stream, envelope),
+            other => panic!("no Redis: {other:?}"),
+        }
+    }
+
     /// Runs a command of RabbitMQ.
     pub(crate) fn rabbitmq(&self, words: &[&str]) -> String {
         match self {

@@ -176,12 +176,7 @@ impl Acts {
     /// Feeds the answer of a step to the machine.
     pub(super) fn feed(&mut self, host: &mut Host, input: Input, now: Moment) {
         match input {
-            Input::Preflighted(slot, answer, act) => {
-                if let Some((nonce, act)) = act {
-                    self.under_way.insert(slot.clone(), (nonce, Arc::new(*act)));
-                }
-                host.handle_preflight(&slot, answer, now);
-            }
+            Input::Preflighted(asked, answer) => self.preflighted(host, &asked, answer, now),
             Input::Stopped(slot, answer) => host.handle_stopped(&slot, answer, now),
             Input::Ended(slot) => host.handle_ended(&slot, now),
             Input::Started(slot, answer) => host.handle_started(&slot, answer, now),
@@ -195,6 +190,26 @@ impl Acts {
             Input::Surveyed(..) => {}
         }
         self.under_way.retain(|slot, _| host.intent(slot).is_some());
+    }
+
+    /// Takes what came of a pre-flight, unless another action has begun on its slot meanwhile.
+    fn preflighted(
+        &mut self,
+        host: &mut Host,
+        asked: &Intent,
+        answer: Result<(Cleared, Box<Act>), String>,
+        now: Moment,
+    ) {
+        let slot = &asked.slot;
+        if host.intent(slot) != Some(asked) {
+            tracing::info!(%slot, "what was checked was called back meanwhile");
+            return;
+        }
+        let answer = answer.map(|(cleared, act)| {
+            self.under_way.insert(slot.clone(), (asked.nonce, Arc::new(*act)));
+            cleared
+        });
+        host.handle_preflight(asked, answer, now);
     }
 }
 
@@ -259,21 +274,20 @@ async fn preflight(
     allow: Allow,
     dry_run: bool,
 ) -> Input {
-    let slot = intent.slot.clone();
     let mut unread = 0;
     let mut passed = None;
+    let no = |intent: Intent, why: String| Input::Preflighted(Box::new(intent), Err(why));
     loop {
         match clear(&hands, &surveyor, &intent, &asked, allow, dry_run, passed.as_ref()).await {
             Ok((cleared, act)) => {
-                return Input::Preflighted(slot, Ok(cleared), Some((intent.nonce, Box::new(act))));
+                return Input::Preflighted(Box::new(intent), Ok((cleared, Box::new(act))));
             }
             Err(Unclear::NotTried(command)) => {
                 // The surveyor is free meanwhile: other units are looked at and acted on.
                 if let Err(error) = command.run(COMMAND_DEADLINE).await {
-                    let why = format!("it would not start again: its pre-flight {error}");
-                    return Input::Preflighted(slot, Err(why), None);
+                    return no(intent, format!("it would not start again: its pre-flight {error}"));
                 }
-                tracing::info!(%slot, "the pre-flight command has succeeded");
+                tracing::info!(slot = %intent.slot, "the pre-flight command has succeeded");
                 passed = Some(command);
                 continue;
             }
@@ -281,9 +295,9 @@ async fn preflight(
             Err(Unclear::NotRead) if unread < UNREAD_TRIES => unread += 1,
             Err(Unclear::NotRead) => {
                 let why = "a process of it could not be read again, so whether it would start again is not known";
-                return Input::Preflighted(slot, Err(why.to_owned()), None);
+                return no(intent, why.to_owned());
             }
-            Err(Unclear::No(why)) => return Input::Preflighted(slot, Err(why), None),
+            Err(Unclear::No(why)) => return no(intent, why),
         }
         // Nothing is held meanwhile, and everything is looked at again.
         tokio::time::sleep(READY_INTERVAL).await;

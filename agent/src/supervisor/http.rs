@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -153,7 +154,10 @@ fn listening(table: &str, address: SocketAddr) -> Option<(u32, u64)> {
     // Each four bytes as a number in the order of this machine.
     let hex = |bytes: &[u8]| -> String {
         let word = |word: &[u8]| u32::from_ne_bytes(word.try_into().unwrap_or_default());
-        bytes.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect()
+        bytes.chunks(4).fold(String::new(), |mut text, bytes| {
+            write!(text, "{:08X}", word(bytes)).unwrap_or_default();
+            text
+        })
     };
     let hosts = match address.ip() {
         IpAddr::V4(ip) => {

@@ -1,5 +1,6 @@
 //! The machine's plain data as the control API says it.
 
+use super::doubt::{self, Doubts};
 use crate::api;
 use crate::cli::Selector;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,6 @@ const DOUBLED: &str = "two agents answer to this name: stop one, or give it anot
 const UNHEARD: &str = "unheard";
 /// What is said of a unit whose host is silent, or comes to be heard by somebody else.
 const NOT_HEARD: &str = "its host is not heard now";
-/// What is said of what stands on hosts by a coordinator that hears none of them.
-pub(super) const STANDS_BY: &str = "this coordinator stands by and hears no reports";
 /// How a host stands whose machine has gone down: nobody waits for it.
 const LEFT: &str = "left";
 /// Most reasons for which messages changed nothing on one host, and the longest of them, in bytes.
@@ -203,7 +202,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         if machine.is_host_doubled(&report.host) {
             host.because = Some(DOUBLED.to_owned());
         } else if let Some(name) = &report.unsupported {
-            host.because = Some(format!("its agent is too old: it does not understand `{name}`"));
+            host.because = Some(doubt::too_old(name));
         } else if let Some(refused) = report.refused {
             host.because = Some(format!("it refused the older desired state {refused}"));
         }
@@ -220,8 +219,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
             if of_host.doubled {
                 host.because = Some(DOUBLED.to_owned());
             } else if of_host.uncounted {
-                let why = format!("how many units of {} it has is not known since the takeover", rollout.app);
-                host.because = Some(why);
+                host.because = Some(doubt::uncounted(&rollout.app));
             }
             if let Some(app) = &of_host.app {
                 host.apps.insert(
@@ -243,7 +241,7 @@ fn hosts(machine: &Coordinator, rollouts: &[RolloutStatus], now: Moment) -> Vec<
         let left = || api::StatusHost { standing: LEFT.to_owned(), ..empty(name) };
         let host = hosts.entry(name.to_string()).or_insert_with(left);
         if permits > 0 && host.because.is_none() {
-            host.because = Some(super::why::left(name, permits));
+            host.because = Some(doubt::left(name, permits));
         }
     }
     for (name, host) in &mut hosts {
@@ -366,23 +364,21 @@ pub(super) fn drains(drains: Vec<api::Drain>) -> api::Drains {
 
 /// Returns the hosts that may have units which these select and nobody knows of: an order by host, pool or app chooses
 /// among what was reported.
-pub(super) fn unseen(hosts: Vec<api::StatusHost>, apps: &[AppName], selectors: &[Selector]) -> Vec<api::Unseen> {
+pub(super) fn unseen(machine: &Coordinator, selectors: &[Selector], now: Moment) -> Vec<api::Unseen> {
     let is_wide = selectors.iter().any(|one| matches!(one, Selector::Pool(_) | Selector::App(_)));
-    let unseen = |host: api::StatusHost| {
-        let is_named = names(selectors, &host.host);
-        if !is_named && !is_wide {
-            return None;
-        }
+    let mut unseen = Doubts::new(machine, now).of_fleet(&looked_for(machine, selectors));
+    for report in machine.reports() {
         // Units of no announced app are chosen by host only.
-        let omitted = host.omitted.saturating_add(if is_named { host.others_omitted } else { 0 });
-        let because = match why_unknown(&host, apps) {
-            Some(why) => why,
-            None if omitted == 0 => return None,
-            None => format!("its report leaves {omitted} of its slots out"),
-        };
-        Some(api::Unseen { host: host.host, because })
-    };
-    hosts.into_iter().filter_map(unseen).collect()
+        let others_omitted = if names(selectors, report.host.as_str()) { report.others_omitted } else { 0 };
+        let omitted = report.omitted.saturating_add(others_omitted);
+        if omitted > 0 {
+            let left_out = || format!("its report leaves {omitted} of its slots out");
+            unseen.entry(report.host.clone()).or_insert_with(left_out);
+        }
+    }
+    let is_meant = |host: &HostName| is_wide || names(selectors, host.as_str());
+    let meant = unseen.into_iter().filter(|(host, _)| is_meant(host));
+    meant.map(|(host, because)| api::Unseen { host: host.to_string(), because }).collect()
 }
 
 /// Tells whether one of these selects the host by its name.
@@ -400,25 +396,6 @@ pub(super) fn looked_for(machine: &Coordinator, selectors: &[Selector]) -> Vec<A
         })
     };
     machine.apps().map(|(app, _)| app).filter(|app| is_looked_for(app)).cloned().collect()
-}
-
-/// Says why a host may have units that nobody knows of, or whose nobody knows which of these apps they hold; `None`
-/// where what it has is known.
-pub(super) fn why_unknown(host: &api::StatusHost, apps: &[AppName]) -> Option<String> {
-    let is_unseen = |app: &&AppName| host.apps.get(*app).is_none_or(|of_host| of_host.unseen);
-    match (host.scanned, host.standing.as_str()) {
-        (_, UNHEARD) => Some(STANDS_BY.to_owned()),
-        (true, "silent") => Some("it is silent: what has come up there since is not known".to_owned()),
-        // Nobody waits for a host that has left.
-        (_, LEFT) => None,
-        (true, _) => {
-            let app = apps.iter().find(is_unseen)?;
-            Some(format!("it has not been looked at since {app} was announced"))
-        }
-        (false, "expected") => Some("it has not reported".to_owned()),
-        (false, "silent") => Some("it is silent, and was not looked at before".to_owned()),
-        (false, _) => Some("it has not been looked at since its agent started".to_owned()),
-    }
 }
 
 /// Returns a drain that is not made.

@@ -160,13 +160,14 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
     let shop =
         |unseen: bool| serde_json::json!({"shop": {"revision": 1, "converged": false, "unseen": unseen, "units": {}}});
     let report = |host: &str, scanned: bool, apps: &serde_json::Value, slots: &[&serde_json::Value], omitted: u32| {
-        let zero = serde_json::to_value(Version::default()).unwrap();
+        // Announced once, by the first coordinator that there is.
+        let accepted = Version { epoch: Epoch(1), generation: Generation(1) };
         let incarnation =
             serde_json::to_value(Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() })
                 .unwrap();
         serde_json::json!({
             "kind": "report", "host": host, "incarnation": incarnation, "sequence": 1, "clock": 0,
-            "accepted": zero, "apps": apps, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
+            "accepted": accepted, "apps": apps, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
         })
     };
     let (_directory, state) = state();
@@ -195,8 +196,8 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
             unseen.collect::<Vec<_>>()
         };
         let wide = [
-            "again: it has not been looked at since shop was announced",
-            "early: it has not been looked at since shop was announced",
+            "again: it has not been looked at since shop@1 was announced",
+            "early: it has not been looked at since shop@1 was announced",
             "here: its report leaves 3 of its slots out",
             "new: it has not been looked at since its agent started",
         ];
@@ -209,8 +210,8 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
             ("host:new", "no unit matches yet: new: it has not been looked at since its agent started"),
             (
                 "pool:mail",
-                "no unit matches yet: again: it has not been looked at since shop was announced; early: it has not been \
-                 looked at since shop was announced; new: it has not been looked at since its agent started",
+                "no unit matches yet: again: it has not been looked at since shop@1 was announced; early: it has not \
+                 been looked at since shop@1 was announced; new: it has not been looked at since its agent started",
             ),
             ("app:mail", "no unit matches yet: new: it has not been looked at since its agent started"),
         ] {
@@ -365,22 +366,6 @@ async fn more_drains_than_agents_can_be_told_of_are_refused() {
     .await;
 }
 
-#[test]
-fn what_a_silent_host_has_is_not_known() {
-    let host = |standing: &str, scanned: bool| {
-        let host = serde_json::json!({
-            "host": "web-1", "standing": standing, "scanned": scanned, "slots": [],
-            "apps": {"shop": {"revision": 1, "converged": true, "units": {}}},
-        });
-        answers::why_unknown(&serde_json::from_value(host).unwrap(), &[shop()])
-    };
-    assert_eq!(host("reporting", true), None);
-    assert_eq!(host("silent", true).unwrap(), "it is silent: what has come up there since is not known");
-    assert_eq!(host("silent", false).unwrap(), "it is silent, and was not looked at before");
-    assert_eq!(host("expected", false).unwrap(), "it has not reported");
-    assert_eq!((host("left", true), host("left", false)), (None, None));
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_host_that_has_left_is_said_to_have_and_nobody_waits_for_it() {
     let (_directory, state) = state();
@@ -414,6 +399,41 @@ async fn a_host_that_has_left_is_said_to_have_and_nobody_waits_for_it() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_doubts_what_why_doubts() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let now = desired(&side).version();
+        let mut twin = fresh_report("doubled", now, 1);
+        twin["incarnation"]["random"] = serde_json::to_value(unstale_protocol::fingerprint::Salt([7; 16])).unwrap();
+        let mut new = fresh_report("new", now, 1);
+        new["scanned"] = false.into();
+        let deaf = fresh_report("deaf", Version::default(), 1);
+        let silent = [new, fresh_report("silent", now, 1)];
+        silent.iter().for_each(|report| deliver(&side, report));
+        while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "silent") {}
+        tokio::time::sleep(std::time::Duration::from_mins(4)).await;
+        let heard = [fresh_report("doubled", now, 1), twin, deaf, fresh_report("known", now, 1)];
+        heard.iter().for_each(|report| deliver(&side, report));
+        while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "known") {}
+
+        let drain = serde_json::from_value(serde_json::json!({"selectors": ["app:shop"], "dry_run": true})).unwrap();
+        let drains = asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap();
+        let unseen: Vec<_> = drains.unseen.iter().map(|unseen| (unseen.host.as_str(), &unseen.because)).collect();
+        assert_eq!(
+            unseen.iter().map(|(host, _)| *host).collect::<Vec<_>>(),
+            ["deaf", "doubled", "here", "new", "silent"]
+        );
+        for (host, because) in &unseen {
+            let (verdict, explained) = explained(&asker, host).await.pop().unwrap();
+            assert!(verdict == "unknown" && explained.starts_with(because.as_str()), "{host}: {because}; {explained}");
+        }
+        assert!(unseen[4].1.ends_with(": what has come up there since is not known"), "{unseen:?}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_host_that_configuration_names_is_not_forgotten_and_it_is_said_what_to_do() {
     let (_directory, state) = state();
@@ -439,6 +459,28 @@ async fn a_host_that_configuration_names_is_not_forgotten_and_it_is_said_what_to
         while asker.ask(Command::Status).await.unwrap().hosts[0].reported_ms_ago.is_none() {}
         let status = asker.ask(|answer| Command::Forget(here, caller(), answer)).await.unwrap();
         assert_eq!((status.hosts[0].host.as_str(), status.hosts[0].standing.as_str()), ("here", "expected"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drained_unit_that_is_to_come_back_is_said_to_be_given_back_by_its_agent() {
+    let (_directory, state) = state();
+    with_driver(&state, async |asker, side| {
+        broadcast(&asker).await;
+        let mut report = fresh_report("web-1", desired(&side).version(), 1);
+        report["slots"][0]["phase"] = "drained".into();
+        deliver(&side, &report);
+        while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "web-1") {}
+        let target = "slot:celery/systemd:w.service";
+        let next = async || {
+            let why = asker.ask(|answer| Command::Why(target.parse().unwrap(), answer)).await.unwrap();
+            why.findings[0].next.clone().unwrap()
+        };
+        assert_eq!(next().await, "its agent gives it back");
+        let drain = serde_json::from_value(serde_json::json!({"selectors": [target]})).unwrap();
+        asker.ask(|answer| Command::Drain(drain, caller(), answer)).await.unwrap();
+        assert_eq!(next().await, "stays out of work until `unstale undrain`");
     })
     .await;
 }

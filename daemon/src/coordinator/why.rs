@@ -1,12 +1,13 @@
 //! Everything known about a target, as `unstale.why/1` says it.
 
 use super::LocalEvidence;
-use super::answers::{STANDS_BY, is_chosen, is_chosen_other, is_worker, phase_word, worst};
+use super::answers::{is_chosen, is_chosen_other, is_worker, phase_word, worst};
+use super::doubt::{self, Doubt, Doubts};
 use super::journal::Journal;
 use crate::api;
 use crate::cli::Selector;
-use unstale_protocol::coordinator::{Coordinator, HostStatus};
-use unstale_protocol::ids::{AppName, HostName, ProcessIdentity, Revision, SlotId};
+use unstale_protocol::coordinator::Coordinator;
+use unstale_protocol::ids::{HostName, ProcessIdentity, SlotId};
 use unstale_protocol::message::{OtherUnit, Phase, Report, SlotReport};
 use unstale_protocol::time::Moment;
 use unstale_protocol::verdict::{Cure, Verdict};
@@ -17,8 +18,6 @@ const HISTORY_MAX: usize = 20;
 const OTHERS_SHOWN: usize = 10;
 /// Stands where a verdict stands, of what no rollout judges.
 const NOT_JUDGED: &str = "not judged";
-/// What happens next where an agent has not looked yet.
-const LOOKS: &str = "its agent looks by itself: ask again in a moment";
 
 /// Returns everything known about a target.
 pub(super) fn why(
@@ -30,11 +29,12 @@ pub(super) fn why(
     now: Moment,
 ) -> api::Why {
     let mut findings = Vec::new();
+    let doubts = Doubts::new(machine, now);
     for report in machine.reports() {
-        let of_host = doubt_of_host(machine, report, now);
+        let of_host = doubts.of_host(report);
         let is_wanted = |slot: &SlotReport| all.iter().any(|selector| is_chosen(selector, report, slot));
         for slot in report.slots.iter().filter(|slot| is_wanted(slot)) {
-            let mut finding = finding(machine, journal, report, slot, of_host.as_ref());
+            let mut finding = finding(machine, journal, report, slot, (&doubts, of_host.as_ref()));
             let claims = report.others.iter().filter(|unit| unit.slot == slot.slot).flat_map(|unit| &unit.claims);
             finding.evidence.extend(claims.map(|claim| format!("claim without effect: {claim}")));
             finding.evidence.extend(local.lines(&report.host, &slot.slot));
@@ -56,138 +56,28 @@ pub(super) fn why(
         if let Selector::Host(name) = target
             && report.host == *name
         {
-            findings.push(host_finding(machine, journal, report, of_host));
+            findings.push(host_finding(journal, report, &doubts, of_host));
         }
     }
     if let Selector::Host(name) = target
         && !machine.reports().any(|report| report.host == *name)
     {
-        findings.extend(unheard_finding(machine, journal, name, now));
+        findings.extend(unheard_finding(journal, name, &doubts));
     }
     api::Why { schema: "unstale.why/1".to_owned(), target: target.to_string(), findings }
 }
 
-/// Why the last report of a host may not tell how things stand.
-#[derive(Debug)]
-struct Doubt {
-    because: String,
-    next: String,
-    /// The host has said that it leaves: what it said then stays said.
-    has_left: bool,
-}
-
-impl Doubt {
-    fn new(because: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { because: because.into(), next: next.into(), has_left: false }
-    }
-
-    fn left(machine: &Coordinator, host: &HostName) -> Self {
-        let permits = machine.left_hosts().find(|(name, _)| *name == host).map_or(0, |(_, permits)| permits);
-        let doubt = Self::new(left(host, permits), "nothing: its agent looks again when it comes back");
-        Self { has_left: true, ..doubt }
-    }
-
-    fn about_host(&self, said: &str) -> String {
-        if said.is_empty() { self.because.clone() } else { format!("{}; it last said: {said}", self.because) }
-    }
-
-    fn about_slot(&self, host: &HostName, said: &str) -> String {
-        format!("{host}: {}", self.about_host(said))
-    }
-}
-
-/// Returns why nothing that a host last said may hold any more.
-fn doubt_of_host(machine: &Coordinator, report: &Report, now: Moment) -> Option<Doubt> {
-    let host = &report.host;
-    if machine.is_host_doubled(host) {
-        return Some(doubled());
-    }
-    if machine.is_unheard(now) {
-        return Some(Doubt::new(STANDS_BY, "ask the coordinator that leads"));
-    }
-    // Nobody waits for a host that has left, unless it is configured.
-    let is_awaited = || !report.leaving || !expected(machine, host, now).is_empty();
-    if machine.is_host_silent(host, now) && is_awaited() {
-        let span = crate::render::elapsed(machine.heard_ms_ago(host, now).unwrap_or(0));
-        let rest = if report.scanned {
-            ": what has come up there since is not known"
-        } else {
-            ", and was not looked at before"
-        };
-        return Some(Doubt::new(format!("silent for {span}{rest}"), start_or_forget(machine, host)));
-    }
-    if report.leaving {
-        return Some(Doubt::left(machine, host));
-    }
-    if let Some(name) = &report.unsupported {
-        let because = format!("its agent is too old: it does not understand `{name}`");
-        return Some(Doubt::new(because, "nothing by itself: install the coordinator's version of `unstale` there"));
-    }
-    (!report.scanned).then(|| Doubt::new("it has not been looked at since its agent started", LOOKS))
-}
-
-/// Returns why what a host last said of some apps may not be of what is announced now.
-fn doubt_of_apps(machine: &Coordinator, report: &Report, is_meant: impl Fn(&AppName) -> bool) -> Option<Doubt> {
-    let mut meant = machine.apps().filter(|(app, _)| is_meant(app));
-    let (app, revision) = meant.find(|(app, revision)| !has_judged(machine, report, app, *revision))?;
-    Some(Doubt::new(format!("it has not been looked at since {app}@{revision} was announced"), LOOKS))
-}
-
-fn has_judged(machine: &Coordinator, report: &Report, app: &AppName, revision: Revision) -> bool {
-    let rollout = machine.rollouts(app).find(|rollout| rollout.revision == revision);
-    // The same revision may have been announced again.
-    let has_heard = rollout.is_none_or(|rollout| report.accepted.generation >= rollout.attempt);
-    has_heard && report.apps.get(app).is_some_and(|of_app| of_app.revision == revision && !of_app.unseen)
-}
-
-fn doubled() -> Doubt {
-    Doubt::new("two agents answer to this name", "nothing by itself: stop one, or give it another --host")
-}
-
-/// Says that a host has left, and what of it still counts.
-pub(super) fn left(host: &HostName, permits: usize) -> String {
-    let units = if permits == 1 { "1 unit".to_owned() } else { format!("{permits} units") };
-    let rest = format!("which use budget until it is back, or until `unstale forget host:{host}`");
-    if permits == 0 { "it has left".to_owned() } else { format!("it has left with leave to restart {units}, {rest}") }
-}
-
-fn start_or_forget(machine: &Coordinator, host: &HostName) -> String {
-    let forget = format!("`unstale forget host:{host}`");
-    let reconfigure = "take it out of `[coordinator] expected_hosts` and start the coordinator again";
-    let end = match (machine.is_host_configured(host), machine.is_host_known(host)) {
-        (false, _) => forget,
-        (true, false) => reconfigure.to_owned(),
-        (true, true) => format!("{reconfigure}, then {forget},"),
-    };
-    format!("nothing by itself: start its agent, or {end} if it will not come back")
-}
-
-/// Returns how a host stands in the current rollout of each app, where it is expected.
-fn expected(machine: &Coordinator, host: &HostName, now: Moment) -> Vec<(AppName, HostStatus)> {
-    let rollouts = machine.apps().filter_map(|(app, revision)| machine.status(app, revision, now));
-    let of_host = rollouts.flat_map(|rollout| rollout.hosts.into_iter().map(move |one| (rollout.app.clone(), one)));
-    of_host.filter(|(_, one)| one.host == *host).collect()
-}
-
 /// A host that is expected, or has left, and has said nothing to this coordinator.
-fn unheard_finding(machine: &Coordinator, journal: &Journal, host: &HostName, now: Moment) -> Option<api::WhyFinding> {
-    let expected = expected(machine, host, now);
-    let doubt = match expected.first() {
-        Some((_, first)) if first.doubled => doubled(),
-        Some(_) => Doubt::new("it has not reported", start_or_forget(machine, host)),
-        None if machine.left_hosts().any(|(name, _)| name == host) => Doubt::left(machine, host),
-        None => return None,
-    };
-    let uncounted = expected.iter().filter(|(_, one)| one.uncounted);
+fn unheard_finding(journal: &Journal, host: &HostName, doubts: &Doubts<'_>) -> Option<api::WhyFinding> {
+    let doubt = doubts.of_unheard(host)?;
+    let uncounted = doubts.expected(host).filter(|(_, one)| one.uncounted);
     Some(api::WhyFinding {
         host: host.to_string(),
         slot: None,
         unit: None,
         verdict: if doubt.has_left { NOT_JUDGED } else { Verdict::Unknown.as_str() }.to_owned(),
         because: doubt.because,
-        evidence: uncounted
-            .map(|(app, _)| format!("how many units of {app} it has is not known since the takeover"))
-            .collect(),
+        evidence: uncounted.map(|(app, _)| doubt::uncounted(app)).collect(),
         history: history_of_host(journal, host),
         next: Some(doubt.next),
     })
@@ -198,7 +88,7 @@ fn finding(
     journal: &Journal,
     report: &Report,
     slot: &SlotReport,
-    of_host: Option<&Doubt>,
+    (doubts, of_host): (&Doubts<'_>, Option<&Doubt>),
 ) -> api::WhyFinding {
     let mut evidence: Vec<String> = slot
         .apps
@@ -229,7 +119,7 @@ fn finding(
     };
     let of_apps = match of_host {
         Some(_) => None,
-        None => doubt_of_apps(machine, report, |app| slot.apps.contains_key(app)),
+        None => doubts.of_apps(report, |app| slot.apps.contains_key(app)),
     };
     let doubt = of_host.or(of_apps.as_ref());
     let because = match doubt {
@@ -244,6 +134,7 @@ fn finding(
     // Where nothing that the host said may hold, neither may what it was to do next.
     let next = match of_host {
         Some(doubt) => Some(doubt.next.clone()),
+        None if is_returning(machine, report, slot) => Some("its agent gives it back".to_owned()),
         None => next(slot, has_permit).or_else(|| of_apps.map(|doubt| doubt.next)),
     };
     api::WhyFinding {
@@ -300,7 +191,7 @@ fn history_of_host(journal: &Journal, host: &HostName) -> Vec<api::Event> {
     journal.last(HISTORY_MAX, |event| event.host.as_ref() == Some(host))
 }
 
-fn host_finding(machine: &Coordinator, journal: &Journal, report: &Report, of_host: Option<Doubt>) -> api::WhyFinding {
+fn host_finding(journal: &Journal, report: &Report, doubts: &Doubts<'_>, of_host: Option<Doubt>) -> api::WhyFinding {
     let apps: Vec<String> = report
         .apps
         .iter()
@@ -336,7 +227,7 @@ fn host_finding(machine: &Coordinator, journal: &Journal, report: &Report, of_ho
         (false, false) => Verdict::Unknown.as_str(),
     };
     let said = apps.join("; ");
-    let (verdict, because, next) = match of_host.or_else(|| doubt_of_apps(machine, report, |_| true)) {
+    let (verdict, because, next) = match of_host.or_else(|| doubts.of_apps(report, |_| true)) {
         Some(doubt) => {
             let verdict = if doubt.has_left { verdict } else { Verdict::Unknown.as_str() };
             (verdict, doubt.about_host(&said), Some(doubt.next))
@@ -365,6 +256,15 @@ fn cure(cure: Cure) -> &'static str {
         Cure::WaitForSource => "wait for the new source",
         Cure::Deploy => "deploy: its source lies in an immutable image",
     }
+}
+
+/// Tells whether a slot is still drained although it is to be given back.
+fn is_returning(machine: &Coordinator, report: &Report, slot: &SlotReport) -> bool {
+    let is_kept = || {
+        let mut drains = machine.drains().into_iter().map(|drain| drain.record);
+        drains.any(|drain| drain.host == report.host && drain.slot == slot.slot)
+    };
+    slot.phase == Phase::Drained && !is_kept()
 }
 
 fn next(slot: &SlotReport, has_permit: bool) -> Option<String> {

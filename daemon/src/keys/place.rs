@@ -137,6 +137,9 @@ impl KeyPlace {
     }
 
     fn create(&self) -> Result<(), KeyError> {
+        // Only the directory itself is private: what lies beside it may be for others, such as the coordinator's user.
+        let parents = self.0.parent().map_or(Ok(()), fs::create_dir_all);
+        parents.map_err(|source| KeyError::Io { path: self.0.clone(), source })?;
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&self.0);
         created.map_err(|source| KeyError::Io { path: self.0.clone(), source })
     }
@@ -278,6 +281,26 @@ mod tests {
         assert!(is_in_use);
         assert_eq!(place.own(&Role::Coordinator).unwrap().public(), key);
         assert_eq!(place.read_coordinators().unwrap().find(&key.id()), Some(&key));
+    }
+
+    #[test]
+    fn only_the_directory_of_the_keys_is_private_and_not_those_above_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let usual = directory.path().join("usual");
+        fs::create_dir(&usual).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        for enrolled in [false, true] {
+            let above = directory.path().join(format!("{enrolled}/unstale"));
+            let place = KeyPlace(above.join("keys"));
+            if enrolled {
+                place.enrol(&PrivateKey::generate(Role::Coordinator).unwrap().public()).unwrap();
+            } else {
+                place.make(&Role::Coordinator).unwrap();
+            }
+            let modes = [place.path(), &above, above.parent().unwrap()].map(mode);
+            assert_eq!(modes, [0o700, mode(&usual), mode(&usual)]);
+        }
+        assert_ne!(mode(&usual), 0o700, "this test needs a umask that lets others in");
     }
 
     #[test]

@@ -176,6 +176,7 @@ impl Coordinator {
                 }
             };
             self.next_drain += 1;
+            // Of an existing one, too: who asks again has the last word over a reign that knew nothing of it.
             drain.since = Version { generation: version.generation.next(), ..version };
             records.push(Record::Drain(id.clone(), Some(drain.clone())));
             self.drains.insert(id.clone(), drain);

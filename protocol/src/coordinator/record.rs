@@ -175,7 +175,8 @@ pub struct DrainRecord {
     pub asked_by: String,
     /// Wall clock, for people.
     pub at_ms: u64,
-    /// The desired state that first carried it, as far as it is known here.
+    /// The desired state that first carried it as it was asked for last, as far as it is known here. Filled in by
+    /// [`Coordinator::handle_drain`](super::Coordinator::handle_drain).
     #[serde(default)]
     pub since: Version,
 }

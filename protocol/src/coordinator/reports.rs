@@ -114,7 +114,11 @@ impl Coordinator {
             host.record = record.clone();
             records.push(Record::Host(report.host.clone(), Some(record)));
         }
-        records.extend(changes(&report.host, before.as_deref(), report));
+        let of_this_life = before.as_deref().filter(|before| before.incarnation == report.incarnation);
+        // A new life of its agent proves everything anew: what it has not proven yet is not found wrong.
+        let had_converged = of_this_life.map(|_| std::mem::take(&mut host.looks_again)).unwrap_or_default();
+        host.looks_again = of_this_life.map(|before| looks_again(&had_converged, before, report)).unwrap_or_default();
+        records.extend(changes(&report.host, before.as_deref(), report, &had_converged));
         records
     }
 
@@ -257,8 +261,24 @@ fn counts_the_same(a: &Report, b: &Report) -> bool {
     a.pools == b.pools && a.scanned == b.scanned && a.leaving == b.leaving
 }
 
-/// Returns what is worth a line in the record.
-fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Record> {
+/// Returns the apps on which a host had converged before they were announced again and which it has not looked at since.
+fn looks_again(known: &BTreeMap<AppName, Revision>, before: &Report, after: &Report) -> BTreeMap<AppName, Revision> {
+    let had_converged = |name: &AppName, revision: Revision| {
+        let last = before.apps.get(name);
+        known.get(name) == Some(&revision) || last.is_some_and(|last| last.converged && last.revision == revision)
+    };
+    let unseen = after.apps.iter().filter(|(name, app)| app.unseen && had_converged(name, app.revision));
+    unseen.map(|(name, app)| (name.clone(), app.revision)).collect()
+}
+
+/// Returns what is worth a line in the record. `looked_again` are the apps on which the host had converged before it was
+/// asked to look again.
+fn changes(
+    host: &HostName,
+    before: Option<&Report>,
+    after: &Report,
+    looked_again: &BTreeMap<AppName, Revision>,
+) -> Vec<Record> {
     let old: BTreeMap<&SlotId, &SlotReport> =
         before.iter().flat_map(|report| &report.slots).map(|slot| (&slot.slot, slot)).collect();
     let mut records = Vec::new();
@@ -284,9 +304,10 @@ fn changes(host: &HostName, before: Option<&Report>, after: &Report) -> Vec<Reco
     for (name, app) in &after.apps {
         let last = before.and_then(|report| report.apps.get(name));
         let was_converged = last.is_some_and(|last| last.converged && last.revision == app.revision);
+        let had_converged = was_converged || looked_again.get(name) == Some(&app.revision);
+        let is_news = if app.converged { !was_converged } else { had_converged };
         // An attempt that no look has answered yet is no news of the units.
-        let is_news = app.converged != was_converged && !app.unseen;
-        if is_news && (app.converged || last.is_some_and(|last| last.revision == app.revision)) {
+        if is_news && !app.unseen {
             let what = if app.converged { "host converged" } else { "host reopened" };
             let Record::Event(mut record) = event(what, name, app.revision, app.waiting.as_deref().unwrap_or(""))
             else {

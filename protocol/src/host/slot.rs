@@ -24,6 +24,8 @@ pub(super) struct Slot {
     refused: Option<(Moment, String)>,
     /// The slot is not given back before this moment: the last try was in vain.
     undrain_at: Option<Moment>,
+    /// Why the last try to give the slot back failed, until it is given back.
+    undrain_failed: Option<String>,
     forget: bool,
     /// When the list of processes behind `view` was taken.
     seen_at: Moment,
@@ -235,6 +237,20 @@ impl Slot {
         true
     }
 
+    /// Forgets a drain that is none of `kept` where somebody else has given the slot back already. Returns what has to be
+    /// written down: a next life of the agent would take the slot for a drained one again.
+    pub(super) fn see_given_back(&mut self, id: &SlotId, kept: &BTreeSet<DrainId>) -> Option<Record> {
+        let is_over = self.record.drained.as_ref().is_some_and(|drained| !kept.contains(drained));
+        let is_up = self.action.is_none() && self.view.is_some() && !self.is_outdated();
+        if !is_over || !is_up {
+            return None;
+        }
+        self.record.drained = None;
+        self.end_unheld();
+        (self.undrain_at, self.undrain_failed) = (None, None);
+        Some(Record::Slot(id.clone(), Some(self.record.clone())))
+    }
+
     /// Gives a drained slot back where its drain is none of `kept`. False where nothing was begun.
     pub(super) fn begin_undrain(
         &mut self,
@@ -247,11 +263,6 @@ impl Slot {
     ) -> bool {
         let Some(drained) = self.record.drained.clone() else { return false };
         if kept.contains(&drained) || self.action.is_some() {
-            return false;
-        }
-        if self.view.is_some() && !self.is_outdated() {
-            // Somebody else gave it back already.
-            self.record.drained = None;
             return false;
         }
         if self.undrain_at.is_some_and(|at| now < at) {
@@ -332,8 +343,11 @@ impl Slot {
             DoneResult::Undrained => {
                 self.record.drained = None;
                 self.end_unheld();
+                // That of an earlier try, which was for no app.
+                self.record.failed.take_if(|failure| failure.attempts.is_empty());
             }
             DoneResult::Drained => {
+                self.undrain_failed = None;
                 if let Purpose::Drain(drain) = &intent.purpose {
                     self.record.drained = Some(drain.clone());
                 }
@@ -354,7 +368,9 @@ impl Slot {
         }
         if intent.task == Task::Undrain {
             // What stood in its way stands there still; a look may also find the unit up meanwhile.
-            self.undrain_at = (finished.result != DoneResult::Undrained).then(|| now.after(UNDRAIN_PAUSE));
+            let failed = finished.result != DoneResult::Undrained;
+            self.undrain_at = failed.then(|| now.after(UNDRAIN_PAUSE));
+            self.undrain_failed = failed.then(|| finished.because.clone());
         }
         self.record.done = Some(Done {
             nonce: intent.nonce,
@@ -386,11 +402,17 @@ impl Slot {
     /// Says where the slot stands, and what that rests on.
     pub(super) fn phase(&self, wanted: bool) -> (Phase, String) {
         if let Some(action) = &self.action {
-            return (action.phase(), action.note().to_owned());
+            let note = match &self.undrain_failed {
+                Some(why) if action.intent().task == Task::Undrain => format!("giving it back failed before: {why}"),
+                _ => action.note().to_owned(),
+            };
+            return (action.phase(), note);
         }
         let has_failed = self.record.unheld && self.record.failed.is_some();
         if let Some(drain) = self.record.drained.as_ref().filter(|_| self.is_held_down() && !has_failed) {
-            return (Phase::Drained, format!("drained by {drain}"));
+            let tried = self.undrain_failed.as_ref();
+            let tried = tried.map(|why| format!("; giving it back failed and is tried again: {why}"));
+            return (Phase::Drained, format!("drained by {drain}{}", tried.unwrap_or_default()));
         }
         if let Some(failure) = &self.record.failed {
             return (Phase::Failed, failure.because.clone());

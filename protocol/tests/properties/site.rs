@@ -409,8 +409,9 @@ impl Site {
         self.open.remove(slot);
         match step {
             Step::Preflight => {
+                let Some(asked) = self.host.intent(slot).cloned() else { return };
                 let cleared = Cleared { means: "by its supervisor".into(), ends_root: true };
-                self.host.handle_preflight(slot, said.map(|()| cleared), now);
+                self.host.handle_preflight(&asked, said.map(|()| cleared), now);
             }
             Step::Stop => {
                 if let (false, Some(judged)) = (good, judged) {

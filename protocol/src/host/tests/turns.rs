@@ -107,10 +107,11 @@ fn what_is_wanted_no_more_is_called_back_while_nothing_is_touched() {
     let withdrawn = (true, announced(2));
     for (is_drain, wanted) in [(false, superseded), (false, recalled), (false, desired(2)), withdrawn] {
         let (mut host, slot) = in_preflight(is_drain);
+        let asked = host.intent(&slot).unwrap().clone();
         host.handle_desired(&wanted, Moment(1_000));
         assert_eq!(host.intent(&slot), None);
         // What the hands say in the end changes nothing.
-        host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30_000));
+        host.handle_preflight(&asked, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(30_000));
         assert_eq!(steps(&mut host), []);
     }
 }
@@ -124,7 +125,8 @@ fn what_is_still_wanted_is_not_called_back() {
         let mut wanted = Desired { drains, ..announced(2) };
         wanted.apps.insert(AppName::new("desk").unwrap(), wanted.apps.values().next().unwrap().clone());
         host.handle_desired(&wanted, Moment(1_000));
-        host.handle_preflight(&slot, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(2_000));
+        let asked = host.intent(&slot).unwrap().clone();
+        host.handle_preflight(&asked, Ok(Cleared { means: "means".into(), ends_root: true }), Moment(2_000));
         assert_eq!(steps(&mut host), [Step::Stop]);
     }
 }

@@ -57,3 +57,31 @@ fn who_has_looked_at_last_is_known_to_have_although_it_found_what_it_remembered(
     let apps = kept.iter().map(|kept| kept.as_ref().map(|kept| kept.apps.iter().flatten().any(|name| *name == app())));
     assert_eq!(apps.collect::<Vec<_>>(), [Some(false), Some(true)]);
 }
+
+#[test]
+fn a_host_that_looks_again_and_is_no_longer_right_is_said_to_be_reopened() {
+    let (right, looking, wrong) = ((true, false), (false, true), (false, false));
+    let check = |story: &[(u64, (bool, bool))], expected: &[&str]| {
+        let mut seat = Seat::leading(1, 1);
+        seat.broadcast(7, 5);
+        for (sequence, (counter, (converged, unseen))) in (1..).zip(story) {
+            let mut report = report("web-1", sequence, seat.last());
+            report.incarnation = life(*counter);
+            let said = report.apps.get_mut(&app()).unwrap();
+            (said.converged, said.unseen) = (*converged, *unseen);
+            seat.hear(&report, 10 * sequence);
+        }
+        let events = seat.disk.iter().filter_map(|record| match record {
+            Record::Event(event) if event.host.is_some() => Some(event.what.as_str()),
+            _ => None,
+        });
+        assert_eq!(events.collect::<Vec<_>>(), expected, "{story:?}");
+    };
+    check(&[(1, right), (1, wrong)], &["host converged", "host reopened"]);
+    check(&[(1, right), (1, looking), (1, looking), (1, wrong), (1, wrong)], &["host converged", "host reopened"]);
+    check(&[(1, right), (1, looking), (1, right), (1, looking), (1, right)], &["host converged"; 3]);
+    check(&[(1, looking), (1, wrong)], &[]);
+    // A new life of the agent has to prove everything anew.
+    check(&[(1, right), (2, looking), (2, wrong), (2, right)], &["host converged"; 2]);
+    check(&[(1, right), (1, looking), (2, wrong)], &["host converged"]);
+}

@@ -365,10 +365,10 @@ impl World {
         let unit = machine.units.iter().find(|unit| unit.slot == *slot).unwrap();
         match answer {
             Answer::Preflight => {
-                let is_drain = agent.intent(slot).is_some_and(|intent| matches!(intent.purpose, Purpose::Drain(_)));
-                let is_right = is_drain || machine.source == wanted;
+                let Some(asked) = agent.intent(slot).cloned() else { return };
+                let is_right = matches!(asked.purpose, Purpose::Drain(_)) || machine.source == wanted;
                 let cleared = Cleared { means: "sim".into(), ends_root: true };
-                agent.handle_preflight(slot, if is_right { Ok(cleared) } else { Err("source".into()) }, now);
+                agent.handle_preflight(&asked, if is_right { Ok(cleared) } else { Err("source".into()) }, now);
             }
             Answer::Stopped => agent.handle_stopped(slot, Ok(()), now),
             Answer::Started => agent.handle_started(slot, Ok(()), now),
