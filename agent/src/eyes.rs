@@ -9,6 +9,7 @@ mod directory;
 mod preflight;
 mod sight;
 mod summaries;
+mod supervisors;
 mod views;
 
 pub use claims::{AppRules, Claim, Claims, Directory, KnownManifest};
@@ -19,14 +20,14 @@ use crate::child::{self, Program};
 use crate::discover::{self, Discovery};
 use crate::judge::{CodeView, obstacle};
 use crate::parser::Parser;
-use crate::process::{Process, Supervisor, Unit};
+use crate::process::{Process, Unit};
 use crate::reader::Reader;
 use crate::reading::{Outcome, Reading};
-use crate::supervisor::supervisord;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use summaries::Summaries;
+use supervisors::Supervisors;
 use unstale_protocol::host::Numbering;
 use unstale_protocol::ids::ProcessIdentity;
 use unstale_protocol::manifest::Manifest;
@@ -86,8 +87,7 @@ pub struct Eyes {
     sights: BTreeMap<ProcessIdentity, Arc<Sight>>,
     /// How many looks in a row were in vain, of those processes that are not waited for without end.
     in_vain: BTreeMap<ProcessIdentity, u32>,
-    /// The directory that each supervisor starts its unit in, asked anew at each full look.
-    start_directories: BTreeMap<Supervisor, Option<String>>,
+    supervisors: Supervisors,
     /// The parser is started before it is needed.
     is_in_a_hurry: bool,
 }
@@ -102,7 +102,7 @@ impl Eyes {
             summaries: Summaries::default(),
             sights: BTreeMap::new(),
             in_vain: BTreeMap::new(),
-            start_directories: BTreeMap::new(),
+            supervisors: Supervisors::default(),
             is_in_a_hurry: false,
         }
     }
@@ -134,14 +134,11 @@ impl Eyes {
         if scan.unnamed.is_empty() {
             return Ok(scan);
         }
-        let mut is_named = false;
-        for unnamed in &scan.unnamed {
-            // Where supervisord does not answer the unit keeps the name that its environment gave it.
-            let chain = [unnamed.started.pid];
-            if let Ok(name) = supervisord::program_of(unnamed.supervisord, &unnamed.config, &chain).await {
-                self.discovery.name_program(unnamed.started, name);
-                is_named = true;
-            }
+        // Where supervisord does not answer the unit keeps the name that its environment gave it.
+        let names = self.supervisors.names(&scan.unnamed).await;
+        let is_named = !names.is_empty();
+        for (started, name) in names {
+            self.discovery.name_program(started, name);
         }
         if is_named { self.discovery.scan(&mut self.reader).await } else { Ok(scan) }
     }
@@ -150,7 +147,7 @@ impl Eyes {
     /// keeps what was seen.
     pub async fn look(&mut self, units: &[Unit], options: &LookOptions, manifests: &[Arc<Manifest>], again: bool) {
         if again {
-            self.start_directories.clear();
+            self.supervisors.forget_directories();
         }
         let mut seen = BTreeMap::new();
         let mut due = Vec::new();

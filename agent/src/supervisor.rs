@@ -6,21 +6,26 @@
 mod config;
 mod http;
 pub(crate) mod none;
+mod patience;
 mod rights;
 pub(crate) mod supervisord;
 pub(crate) mod systemd;
 mod xmlrpc;
 
 pub(crate) use config::AutoRestart;
+pub(crate) use patience::Late;
+pub use patience::Patience;
 pub use supervisord::program_of;
 
 use crate::process::Supervisor;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use unstale_protocol::ids::Pid;
 
-/// How long one call to a supervisor may take.
+/// How long one call to a supervisor may take, and a whole conversation in which it is told something. How long one
+/// may take in which it is only asked: [`Patience`].
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the supervisors of this host are reached.
@@ -31,11 +36,13 @@ pub struct Reach {
     /// Directory that holds users' runtime directories by uid: `/run/user`. A user's service manager
     /// is spoken to over its own socket there, `UID/systemd/private`, which takes root and its owner.
     pub user_runtime: PathBuf,
+    /// How long they are waited for.
+    pub patience: Patience,
 }
 
 impl Default for Reach {
     fn default() -> Self {
-        Self { system_bus: None, user_runtime: PathBuf::from("/run/user") }
+        Self { system_bus: None, user_runtime: PathBuf::from("/run/user"), patience: Patience::default() }
     }
 }
 
@@ -176,6 +183,34 @@ pub async fn is_machine_stopping(reach: &Reach, timeout: Duration) -> bool {
 /// # Errors
 /// [`Error`] where it does not answer, or does not know the unit.
 pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look, Error> {
+    let looked = reach.patience.ask(owner(supervisor), ask(reach, supervisor)).await;
+    looked.unwrap_or_else(|Late(why)| Err(Error::Unreachable { who: who(supervisor), why }))
+}
+
+/// Returns whose a supervisor is; `None` for the system's own.
+fn owner(supervisor: &Supervisor) -> Option<u32> {
+    match supervisor {
+        Supervisor::Systemd { user, .. } => *user,
+        Supervisor::Supervisord { pid, .. } => owner_of(*pid),
+        Supervisor::Other { .. } | Supervisor::None => None,
+    }
+}
+
+/// Returns whose a process is. One that has ended is nobody's, and is not waited for.
+fn owner_of(pid: Pid) -> Option<u32> {
+    crate::procfs::status(pid).ok().map(|status| status.uid)
+}
+
+fn who(supervisor: &Supervisor) -> String {
+    match supervisor {
+        Supervisor::Systemd { user: None, .. } => "systemd".to_owned(),
+        Supervisor::Systemd { user: Some(uid), .. } => format!("the systemd manager of uid {uid}"),
+        Supervisor::Supervisord { pid, config, .. } => format!("supervisord (pid {pid}, {config})"),
+        Supervisor::Other { .. } | Supervisor::None => "a supervisor".to_owned(),
+    }
+}
+
+async fn ask(reach: &Reach, supervisor: &Supervisor) -> Result<Look, Error> {
     match supervisor {
         Supervisor::Systemd { name, user } => {
             let mut manager = systemd::Instance::connect(reach, *user).await?;
@@ -191,9 +226,16 @@ pub(crate) async fn look(reach: &Reach, supervisor: &Supervisor) -> Result<Look,
 
 /// Names the directory that `supervisor` starts the slot in: what its configuration says, links and all, where the
 /// process only knows where they led. `None` where it says none, or cannot be asked.
-pub(crate) async fn directory(reach: &Reach, supervisor: &Supervisor) -> Option<String> {
+///
+/// # Errors
+/// [`Late`]: what it would say is not known.
+pub(crate) async fn directory(reach: &Reach, supervisor: &Supervisor) -> Result<Option<String>, Late> {
+    reach.patience.ask(owner(supervisor), configured_directory(reach, supervisor)).await
+}
+
+async fn configured_directory(reach: &Reach, supervisor: &Supervisor) -> Option<String> {
     let directory = match supervisor {
-        Supervisor::Systemd { .. } => match look(reach, supervisor).await.ok()? {
+        Supervisor::Systemd { .. } => match ask(reach, supervisor).await.ok()? {
             Look::Systemd(service) => service.directory.trim_start_matches('!').to_owned(),
             _ => return None,
         },
@@ -204,6 +246,19 @@ pub(crate) async fn directory(reach: &Reach, supervisor: &Supervisor) -> Option<
         Supervisor::Other { .. } | Supervisor::None => return None,
     };
     directory.starts_with('/').then_some(directory)
+}
+
+/// Returns the names of all programs of a supervisord by the process that it has started for each.
+///
+/// # Errors
+/// [`Late`], or why it cannot be asked.
+pub(crate) async fn programs(
+    reach: &Reach,
+    supervisord: Pid,
+    config: &str,
+) -> Result<Result<BTreeMap<Pid, String>, Error>, Late> {
+    let names = async { supervisord::Server::find(supervisord, config).await?.names().await };
+    reach.patience.ask(owner_of(supervisord), names).await
 }
 
 /// Asks `supervisor` how the slot stands now.
@@ -223,13 +278,16 @@ pub async fn state(reach: &Reach, supervisor: &Supervisor) -> SlotState {
 /// # Errors
 /// [`Error`] where it does not answer, refuses or does not know the unit.
 pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
-    match supervisor {
-        Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.stop(name).await,
-        Supervisor::Supervisord { name, pid, config } => {
-            supervisord::Server::find(*pid, config).await?.stop(name).await
+    let order = async {
+        match supervisor {
+            Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.stop(name).await,
+            Supervisor::Supervisord { name, pid, config } => {
+                supervisord::Server::find(*pid, config).await?.stop(name).await
+            }
+            Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
         }
-        Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
-    }
+    };
+    told(supervisor, order).await
 }
 
 /// Asks `supervisor` to start the slot. Returns once the order is taken; that proves nothing.
@@ -237,11 +295,22 @@ pub(crate) async fn stop(reach: &Reach, supervisor: &Supervisor) -> Result<Told,
 /// # Errors
 /// [`Error`] where it does not answer, refuses or does not know the unit.
 pub(crate) async fn start(reach: &Reach, supervisor: &Supervisor) -> Result<Told, Error> {
-    match supervisor {
-        Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.start(name).await,
-        Supervisor::Supervisord { name, pid, config } => {
-            supervisord::Server::find(*pid, config).await?.start(name).await
+    let order = async {
+        match supervisor {
+            Supervisor::Systemd { name, user } => systemd::Instance::connect(reach, *user).await?.start(name).await,
+            Supervisor::Supervisord { name, pid, config } => {
+                supervisord::Server::find(*pid, config).await?.start(name).await
+            }
+            Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
         }
-        Supervisor::Other { .. } | Supervisor::None => Err(none::refuse(supervisor)),
-    }
+    };
+    told(supervisor, order).await
+}
+
+/// Gives an order the time of one call, all of it together.
+async fn told(supervisor: &Supervisor, order: impl Future<Output = Result<Told, Error>>) -> Result<Told, Error> {
+    tokio::time::timeout(CALL_TIMEOUT, order).await.unwrap_or_else(|_| {
+        let why = format!("no answer within {} s", CALL_TIMEOUT.as_secs());
+        Err(Error::Unreachable { who: who(supervisor), why })
+    })
 }

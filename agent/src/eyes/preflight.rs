@@ -54,7 +54,9 @@ impl Eyes {
             }
         }
         let Some((identity, interpreter)) = first else { return Preflight::Refused("it has ended".into()) };
-        let supervisor_directory = self.start_directory(&unit.supervisor).await;
+        let Ok(supervisor_directory) = self.supervisors.directory(&unit.supervisor).await else {
+            return Preflight::Unclear;
+        };
         let query = |modules: Vec<LoadedModule>| Query {
             modules,
             path: interpreter.path.clone(),

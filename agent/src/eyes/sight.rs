@@ -6,17 +6,16 @@ use super::{Eyes, LookOptions, Sight, code, lies_below, may_lie_below};
 use crate::discover;
 use crate::judge::CodeView;
 use crate::parser::Parser;
-use crate::process::{Process, Supervisor, Unit};
+use crate::process::{Process, Unit};
 use crate::reader::Reader;
 use crate::reading::{Outcome, ReadOptions, Reading};
-use crate::supervisor::{self, Reach};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use unstale_protocol::ids::ProcessIdentity;
 use unstale_protocol::manifest::Manifest;
 
 use super::summaries::Summaries;
+use super::supervisors::Supervisors;
 
 /// How many readings may wait for their code to be looked at.
 const AHEAD_MAX: usize = 4;
@@ -38,7 +37,7 @@ impl Eyes {
     ) -> Vec<(ProcessIdentity, Arc<Sight>)> {
         let question = Question { options, manifests };
         let (read, mut readings) = mpsc::channel(AHEAD_MAX);
-        let Self { reader, parser, summaries, start_directories, is_in_a_hurry, .. } = self;
+        let Self { reader, parser, summaries, supervisors, is_in_a_hurry, .. } = self;
         let reader: &Reader = reader;
         let read_all = async move {
             for (unit, process) in due {
@@ -55,7 +54,7 @@ impl Eyes {
                 parser.prepare();
             }
             let mut sights = Vec::with_capacity(due.len());
-            let mut code = Coder { reader, parser, summaries, start_directories, question };
+            let mut code = Coder { reader, parser, summaries, supervisors, question };
             for (unit, process) in due {
                 let Some(reading) = readings.recv().await else { break };
                 sights.push((process.identity, Arc::new(code.sight(unit, process, reading).await)));
@@ -63,11 +62,6 @@ impl Eyes {
             sights
         };
         tokio::join!(read_all, see_all).1
-    }
-
-    /// Returns the directory that a supervisor starts its unit in, where it says one.
-    pub(super) async fn start_directory(&mut self, supervisor: &Supervisor) -> Option<String> {
-        start_directory(&mut self.start_directories, supervisor).await
     }
 
     pub(super) fn read_options(
@@ -104,7 +98,7 @@ struct Coder<'a> {
     reader: &'a Reader,
     parser: &'a mut Parser,
     summaries: &'a mut Summaries,
-    start_directories: &'a mut BTreeMap<Supervisor, Option<String>>,
+    supervisors: &'a mut Supervisors,
     question: Question<'a>,
 }
 
@@ -130,7 +124,13 @@ impl Coder<'_> {
     async fn behind(&mut self, unit: &Unit, process: &Process, reading: Reading) -> Sight {
         let code = match &reading.outcome {
             Outcome::Complete => {
-                let supervisor_directory = start_directory(self.start_directories, &unit.supervisor).await;
+                let supervisor_directory = match self.supervisors.directory(&unit.supervisor).await {
+                    Ok(directory) => directory,
+                    Err(why) => {
+                        let code = Arc::new(CodeView { problem: Some(why), ..CodeView::default() });
+                        return Sight { reading, code };
+                    }
+                };
                 let mut code = code::Code {
                     reader: self.reader,
                     parser: self.parser,
@@ -146,13 +146,4 @@ impl Coder<'_> {
         };
         Sight { reading, code }
     }
-}
-
-async fn start_directory(known: &mut BTreeMap<Supervisor, Option<String>>, supervisor: &Supervisor) -> Option<String> {
-    if let Some(known) = known.get(supervisor) {
-        return known.clone();
-    }
-    let directory = supervisor::directory(&Reach::default(), supervisor).await;
-    known.insert(supervisor.clone(), directory.clone());
-    directory
 }

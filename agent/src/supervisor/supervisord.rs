@@ -8,6 +8,7 @@ use super::config::{self, AutoRestart, Config};
 use super::http::{Connection, Endpoint};
 use super::xmlrpc::{self, Answer, Argument, Value};
 use super::{Error, SlotState, Told};
+use std::collections::BTreeMap;
 use unstale_protocol::ids::Pid;
 
 /// Faults of supervisord's `xmlrpc.Faults`.
@@ -122,16 +123,24 @@ impl Server {
         Ok(self.program(name, process))
     }
 
+    /// Names all its programs that run, by the process that it has started.
+    ///
+    /// # Errors
+    /// Why it cannot be asked.
+    pub(crate) async fn names(&self) -> Result<BTreeMap<Pid, String>, Error> {
+        let all = self.talk().await?.processes().await?;
+        let named = |process: &Value| Some((Pid(u32::try_from(process.int("pid")).ok()?), full_name(process)));
+        Ok(all.iter().filter_map(named).filter(|(pid, _)| pid.0 != 0).collect())
+    }
+
     /// Names the program whose process is the first of `chain` (a process, its parent, …) that
     /// supervisord has started.
     ///
     /// # Errors
     /// [`Error::NoSuch`] where none of them is its child, else why it cannot be asked.
     pub(crate) async fn name_of(&self, chain: &[Pid]) -> Result<String, Error> {
-        let all = self.talk().await?.processes().await?;
-        let found = chain.iter().find_map(|pid| {
-            all.iter().find(|process| process.int("pid") == i64::from(pid.0) && pid.0 != 0).map(full_name)
-        });
+        let names = self.names().await?;
+        let found = chain.iter().find_map(|pid| names.get(pid).cloned());
         found.ok_or_else(|| Error::NoSuch { who: self.who.clone(), name: format!("program for {chain:?}") })
     }
 

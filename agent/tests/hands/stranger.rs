@@ -4,6 +4,8 @@ use crate::supervised::Supervisord;
 use crate::support::{Running, Scratch, at, catches_term, eventually, unit};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Command;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use unstale_agent::process::{Kind, Supervisor};
 use unstale_agent::restart::{Hands, Plan, UnitFacts};
 use unstale_agent::supervisor::{Reach, SlotState, state};
@@ -99,6 +101,35 @@ async fn a_configuration_is_read_with_the_rights_of_the_supervisord_that_it_is_o
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     state(&Reach::default(), &stranger.supervisor("s.conf")).await;
     assert!(stranger.heard().contains("authorization"));
+}
+
+#[tokio::test]
+async fn a_manager_that_greets_byte_by_byte_is_not_waited_for() {
+    let scratch = Scratch::new();
+    let socket = scratch.write("0/systemd/private", "");
+    std::fs::remove_file(&socket).unwrap();
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let drip = async {
+        let mut peers = tokio::task::JoinSet::new();
+        while let Ok((mut peer, _)) = listener.accept().await {
+            peers.spawn(async move {
+                while peer.write_all(b"O").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            });
+        }
+    };
+    let reach = Reach { user_runtime: scratch.path.clone(), ..Reach::default() };
+    let asked = async {
+        for _ in 0..100 {
+            let name = "x.service".to_owned();
+            let seen = state(&reach, &Supervisor::Systemd { name, user: Some(0) }).await;
+            assert!(matches!(seen, SlotState::Unreachable { .. }), "{seen:?}");
+        }
+    };
+    let asked = async { tokio::time::timeout(Duration::from_secs(9), asked).await };
+    let in_time = tokio::select! { in_time = asked => in_time, () = drip => panic!("nobody connects any more") };
+    assert!(in_time.is_ok(), "a hundred questions have a bounded time");
 }
 
 #[tokio::test]

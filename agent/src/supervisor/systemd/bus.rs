@@ -81,8 +81,8 @@ impl Bus {
             None => PathBuf::from(SYSTEM_BUS),
             Some(address) => socket(address)?,
         };
-        let stream = within(UnixStream::connect(&path)).await?;
-        let mut bus = Self::greet(stream).await?;
+        let stream = UnixStream::connect(&path).await.map_err(unreachable)?;
+        let mut bus = within(Self::greet(stream)).await?;
         let own = "org.freedesktop.DBus";
         bus.destination = Some(own);
         bus.call(Method { path: "/org/freedesktop/DBus", interface: own, member: "Hello" }, &[]).await?;
@@ -95,7 +95,7 @@ impl Bus {
     /// # Errors
     /// [`CallError::Unreachable`] where it does not let us in.
     pub(super) async fn direct(stream: UnixStream) -> Result<Self, CallError> {
-        let mut bus = Self::greet(stream).await?;
+        let mut bus = within(Self::greet(stream)).await?;
         bus.wake().await?;
         Ok(bus)
     }
@@ -126,19 +126,19 @@ impl Bus {
         // The uid as text, in hexadecimal: D-Bus specification, "Authentication Protocol".
         let uid = rustix::process::geteuid().as_raw().to_string();
         let hex: String = uid.bytes().flat_map(|digit| ['3', char::from(digit)]).collect();
-        within(bus.writer.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())).await?;
+        bus.writer.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes()).await.map_err(unreachable)?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
             if line.len() > 256 {
                 return Err(CallError::Malformed("its greeting does not end".to_owned()));
             }
-            line.push(within(bus.reader.read_u8()).await?);
+            line.push(bus.reader.read_u8().await.map_err(unreachable)?);
         }
         if !line.starts_with(b"OK") {
             let why = "it does not let this user in".to_owned();
             return Err(CallError::Unreachable(why));
         }
-        within(bus.writer.write_all(b"BEGIN\r\n")).await?;
+        bus.writer.write_all(b"BEGIN\r\n").await.map_err(unreachable)?;
         Ok(bus)
     }
 
@@ -404,11 +404,10 @@ fn socket(address: &str) -> Result<PathBuf, CallError> {
     }
 }
 
-async fn within<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, CallError> {
-    match tokio::time::timeout(CALL_TIMEOUT, work).await {
-        Ok(done) => done.map_err(unreachable),
-        Err(_) => Err(CallError::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
-    }
+/// Sets a limit to all of `work`: between its steps the other end could take any time.
+async fn within<T>(work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    let late = || Err(CallError::Unreachable(format!("no answer within {} s", CALL_TIMEOUT.as_secs())));
+    tokio::time::timeout(CALL_TIMEOUT, work).await.unwrap_or_else(|_| late())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` wants")]

@@ -14,7 +14,9 @@ fn fleet(names: &[&str]) -> Seat {
     let mut seat = Seat::leading(1, 1);
     seat.broadcast(7, 1);
     let reign = seat.last().clone();
-    names.iter().for_each(|name| seat.hear(&report(name, 1, &reign), MINUTE));
+    for name in &names {
+        seat.hear(&report(name, 1, &reign), MINUTE);
+    }
     seat
 }
 
@@ -41,7 +43,9 @@ fn a_host_that_has_left_keeps_nothing_up_while_the_last_ones_restart() {
     seat.machine.handle_resume(&app(), None, most, "test", Moment(MINUTE)).unwrap();
     seat.act();
     let reign = seat.last().clone();
-    ["web-1", "web-2"].iter().for_each(|name| seat.hear(&report(name, 2, &reign), MINUTE));
+    for name in ["web-1", "web-2"] {
+        seat.hear(&report(name, 2, &reign), MINUTE);
+    }
     seat.hear(&leaving("web-3", 2, &reign, 0), MINUTE + 1);
     assert_eq!(seat.ask("web-1", MINUTE + 2), 1);
     assert_eq!(seat.ask("web-2", MINUTE + 3), 0, "of the two that are there one stays up");
