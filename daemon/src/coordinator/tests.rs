@@ -411,11 +411,15 @@ async fn a_drain_doubts_what_why_doubts() {
         new["scanned"] = false.into();
         let deaf = fresh_report("deaf", Version::default(), 1);
         let silent = [new, fresh_report("silent", now, 1)];
-        silent.iter().for_each(|report| deliver(&side, report));
+        for report in &silent {
+            deliver(&side, report);
+        }
         while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "silent") {}
         tokio::time::sleep(std::time::Duration::from_mins(4)).await;
         let heard = [fresh_report("doubled", now, 1), twin, deaf, fresh_report("known", now, 1)];
-        heard.iter().for_each(|report| deliver(&side, report));
+        for report in &heard {
+            deliver(&side, report);
+        }
         while asker.ask(Command::Status).await.unwrap().hosts.iter().all(|host| host.host != "known") {}
 
         let drain = serde_json::from_value(serde_json::json!({"selectors": ["app:shop"], "dry_run": true})).unwrap();

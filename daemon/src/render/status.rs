@@ -48,38 +48,10 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
     for app in &status.apps {
         write_app(&mut out, app);
     }
-    let mut rows = Vec::new();
     // In a fleet that grows and shrinks there are ever more of these: they are named, and no more, unless asked for.
     let (gone, hosts): (Vec<&StatusHost>, Vec<&StatusHost>) =
         status.hosts.iter().partition(|host| host.standing == "left" && matches!(scope, Scope::Fleet));
-    for host in &hosts {
-        let standing = match host.standing.as_str() {
-            "reporting" => style::good("reporting"),
-            other => style::doubtful(&plain(other)),
-        };
-        let ago = host.reported_ms_ago.map(|ms| format!("{} ago", elapsed(ms))).unwrap_or_default();
-        if host.apps.is_empty() {
-            rows.push(vec![style::strong(&plain(&host.host)), standing, ago, without_apps(host, scope).to_owned()]);
-            continue;
-        }
-        for (number, (app, state)) in host.apps.iter().enumerate() {
-            let first = number == 0;
-            let only = |text: String| if first { text } else { String::new() };
-            rows.push(vec![
-                only(style::strong(&plain(&host.host))),
-                only(standing.clone()),
-                only(ago.clone()),
-                format!("{app}@{}", state.revision),
-                matrix(state),
-            ]);
-        }
-    }
-    if !rows.is_empty() {
-        out.push('\n');
-        for line in table(&rows) {
-            writeln!(out, "{line}").unwrap_or_default();
-        }
-    }
+    write_hosts(&mut out, &hosts, scope);
     if !gone.is_empty() {
         writeln!(out, "\nleft: {}", some_of(gone.iter().map(|host| plain(&host.host)))).unwrap_or_default();
     }
@@ -116,6 +88,39 @@ pub(crate) fn text(status: &Status, scope: Scope<'_>) -> String {
         out.push_str(&super::drain::lines(&status.drains));
     }
     out
+}
+
+/// Writes a line for each host and app.
+fn write_hosts(out: &mut String, hosts: &[&StatusHost], scope: Scope<'_>) {
+    let mut rows = Vec::new();
+    for host in hosts {
+        let standing = match host.standing.as_str() {
+            "reporting" => style::good("reporting"),
+            other => style::doubtful(&plain(other)),
+        };
+        let ago = host.reported_ms_ago.map(|ms| format!("{} ago", elapsed(ms))).unwrap_or_default();
+        if host.apps.is_empty() {
+            rows.push(vec![style::strong(&plain(&host.host)), standing, ago, without_apps(host, scope).to_owned()]);
+            continue;
+        }
+        for (number, (app, state)) in host.apps.iter().enumerate() {
+            let first = number == 0;
+            let only = |text: String| if first { text } else { String::new() };
+            rows.push(vec![
+                only(style::strong(&plain(&host.host))),
+                only(standing.clone()),
+                only(ago.clone()),
+                format!("{app}@{}", state.revision),
+                matrix(state),
+            ]);
+        }
+    }
+    if !rows.is_empty() {
+        out.push('\n');
+        for line in table(&rows) {
+            writeln!(out, "{line}").unwrap_or_default();
+        }
+    }
 }
 
 /// What is known of a host that is listed with no app.

@@ -220,7 +220,7 @@ impl Coordinator {
         let because = status.record.mode_because.clone();
         match status.record.mode {
             Mode::Abort => return Outcome::Aborted,
-            _ if status.unheard => return Outcome::InProgress(self.led_elsewhere(now)),
+            _ if !self.leads(now) => return Outcome::InProgress(self.led_elsewhere(now)),
             Mode::Halt if !self.is_anything_under_way(status) => return Outcome::Halted(because),
             Mode::Halt => return Outcome::InProgress(format!("halted, finishing what was begun: {because}")),
             Mode::Pause => return Outcome::Paused(because),
@@ -235,7 +235,7 @@ impl Coordinator {
             Some(host) => format!("the one on {host}, which leads,"),
             None => "the one that leads".to_owned(),
         };
-        format!("this coordinator stands by and hears no reports: how far it is, {whom} can say")
+        format!("this coordinator stands by: how far it is, {whom} can say")
     }
 
     fn progress(&self, status: &RolloutStatus, now: Moment) -> Outcome {

@@ -145,13 +145,11 @@ pub(super) async fn next_of(consumer: &mut Option<Consumer>, what: &str) -> Resu
 /// Waits for something to be sent; where the broker takes nothing for now, it is as good as lost. A dead connection is
 /// noticed by its heartbeat.
 async fn sent<T>(what: &str, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<Option<T>> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-        Ok(answer) => answer.map(Some),
-        Err(_) => {
-            tracing::warn!(what, "the broker takes nothing: it may be out of memory or disk");
-            Ok(None)
-        }
+    if let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        return answer.map(Some);
     }
+    tracing::warn!(what, "the broker takes nothing: it may be out of memory or disk");
+    Ok(None)
 }
 
 /// What was taken of one queue and is not acknowledged yet. One word acknowledges all of it: a frame for each message

@@ -10,7 +10,7 @@ use unstale_agent::driver::Incoming;
 /// How long the service manager has to say whether the machine goes down.
 pub(super) const ASKING: Duration = Duration::from_millis(700);
 /// How long the last report has to reach the bus. No shutdown takes longer for it.
-const LEAVING: Duration = Duration::from_millis(1_000);
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Waits until the process is asked to stop. Where `stops` then says that the machine goes down, the agent is told, and
 /// has a moment to say so.
@@ -38,6 +38,7 @@ mod tests {
     use super::*;
 
     /// Stops an agent on such a machine. Returns whether it was told to say that it leaves, and how long that took.
+    #[expect(clippy::disallowed_methods, reason = "a test on virtual time")]
     async fn stopped(stops: bool) -> (bool, Duration) {
         let (asked, shutdown) = (CancellationToken::new(), CancellationToken::new());
         let (agent, mut told) = mpsc::channel(1);

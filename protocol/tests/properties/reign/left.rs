@@ -14,7 +14,7 @@ fn fleet(names: &[&str]) -> Seat {
     let mut seat = Seat::leading(1, 1);
     seat.broadcast(7, 1);
     let reign = seat.last().clone();
-    for name in &names {
+    for name in names {
         seat.hear(&report(name, 1, &reign), MINUTE);
     }
     seat
