@@ -245,7 +245,7 @@ mod tests {
         let reach = Reach { system_bus: Some(format!("unix:path={}", socket.display())), ..Reach::default() };
         let bus = async {
             bus::serve(listener, state).await;
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             stopping = is_machine_stopping(&reach, Duration::from_millis(300)) => stopping,
