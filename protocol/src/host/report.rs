@@ -149,7 +149,7 @@ impl Host {
         for slot in self.slots.values() {
             let is_bystander = slot.view.as_ref().is_some_and(|view| view.bystander);
             let (phase, _) = slot.phase(false);
-            if is_bystander || phase == Phase::Gone {
+            if is_bystander || phase == Phase::Gone || slot.is_blank() {
                 continue;
             }
             for name in &slot.record.pools {
@@ -165,7 +165,7 @@ impl Host {
         let mut reports: Vec<_> = self
             .slots
             .iter()
-            .filter(|(_, slot)| !slot.is_nobodys() || slot.view.is_some() || slot.vacancy.is_some())
+            .filter(|(_, slot)| !slot.is_blank())
             .map(|(id, slot)| {
                 let (phase, because) = slot.phase(self.wants.contains_key(id));
                 let view = slot.standing_view();

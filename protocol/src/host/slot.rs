@@ -104,6 +104,11 @@ impl Slot {
             && !self.record.failed.as_ref().is_some_and(|failure| failure.down)
     }
 
+    /// Tells whether there is nothing to say of the slot: it is nobody's, and nothing was seen in it.
+    pub(super) fn is_blank(&self) -> bool {
+        self.is_nobodys() && self.view.is_none() && self.vacancy.is_none()
+    }
+
     /// Follows the desired apps: failures and refusals of earlier attempts no longer count, and what is down by us is
     /// started again; slots that are gone are kept only for the revision they were gone in.
     pub(super) fn follow_attempts(

@@ -283,7 +283,7 @@ impl Fleet {
         }
     }
 
-    /// *Converged* is said when all of it is proven, and only then; who is silent is named.
+    /// *Converged* is said when all of it is proven, and only then, by who leads; who is silent is named.
     fn check_outcome(&mut self, name: &AppName, desired: &Desired) {
         let wanted = &desired.apps[name];
         let status = self.machine.status(name, wanted.revision, self.moment()).unwrap();
@@ -312,8 +312,13 @@ impl Fleet {
         }
         let knows_fleet = book.knew_hosts || !self.policy.expected_hosts.is_empty();
         let has_waited = knows_fleet || self.now - book.led_since >= 70_000;
-        let is_proven =
-            wanted.mode == Mode::Run && all_proven && silent.is_empty() && fresh > 0 && has_waited && !book.lost;
+        let is_proven = wanted.mode == Mode::Run
+            && all_proven
+            && silent.is_empty()
+            && fresh > 0
+            && has_waited
+            && !book.lost
+            && self.leads();
         if is_proven != (status.outcome == Outcome::Converged) {
             self.broke(Law::Verdict, format!("{name} is {:?}; proven: {is_proven}", status.outcome));
         }
