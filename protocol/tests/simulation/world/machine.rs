@@ -25,6 +25,7 @@ pub(super) enum Answer {
     Verified,
     Ended,
     Held,
+    NewLife,
 }
 
 #[derive(Debug)]
@@ -291,7 +292,12 @@ impl World {
                 self.at(20, answer(Answer::Started));
             }
             Step::HoldDown => {
-                self.hosts[index].units[number].held = true;
+                let unit = &mut self.hosts[index].units[number];
+                // One that was brought back meanwhile is left alone, unless it is too young to have work in hand.
+                if unit.root.is_some() && self.rng.random_ratio(4, 5) {
+                    return self.at(20, answer(Answer::NewLife));
+                }
+                (unit.root, unit.stopping, unit.held) = (None, false, true);
                 self.at(20, answer(Answer::Held));
             }
             Step::Verify => self.at(100, answer(Answer::Verified)),
@@ -374,6 +380,7 @@ impl World {
             Answer::Started => agent.handle_started(slot, Ok(()), now),
             Answer::Ended => agent.handle_ended(slot, now),
             Answer::Held => agent.handle_held(slot, Ok(()), now),
+            Answer::NewLife => agent.handle_new_life(slot, "simulated".into(), now),
             Answer::Verified => {
                 let verified = if unit.loaded == wanted {
                     Verified::Fresh
