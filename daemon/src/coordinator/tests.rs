@@ -160,14 +160,12 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
     let shop =
         |unseen: bool| serde_json::json!({"shop": {"revision": 1, "converged": false, "unseen": unseen, "units": {}}});
     let report = |host: &str, scanned: bool, apps: &serde_json::Value, slots: &[&serde_json::Value], omitted: u32| {
-        // Announced once, by the first coordinator that there is.
-        let accepted = Version { epoch: Epoch(1), generation: Generation(1) };
         let incarnation =
             serde_json::to_value(Incarnation { counter: 1, random: unstale_protocol::fingerprint::Salt::default() })
                 .unwrap();
         serde_json::json!({
             "kind": "report", "host": host, "incarnation": incarnation, "sequence": 1, "clock": 0,
-            "accepted": accepted, "apps": apps, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
+            "apps": apps, "pools": {}, "scanned": scanned, "slots": slots, "omitted": omitted,
         })
     };
     let (_directory, state) = state();
@@ -175,7 +173,7 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
         broadcast(&asker).await;
         let mut left = report("left", true, &nothing, &[], 0);
         left["leaving"] = true.into();
-        for report in [
+        for mut report in [
             left,
             report("known", true, &shop(false), &[&slot], 0),
             report("new", false, &shop(true), &[], 0),
@@ -183,6 +181,7 @@ async fn a_drain_names_the_hosts_whose_units_are_not_known() {
             report("early", true, &nothing, &[], 0),
             report("again", true, &shop(true), &[], 0),
         ] {
+            report["accepted"] = serde_json::to_value(desired(&side).version()).unwrap();
             let closed = seal().close(Channel::Report, &report.to_string()).unwrap();
             ends::deliver(&side.incoming, ToCoordinator::Report(closed)).unwrap();
         }
