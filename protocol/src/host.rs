@@ -16,7 +16,7 @@ pub use numbering::Numbering;
 
 use crate::ids::{AppName, DrainId, HostName, Incarnation, SlotId, Version};
 use crate::message::{
-    Ask, Desired, DesiredApp, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
+    Ask, Desired, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
 };
 use crate::restart::{Action as Step, Cleared, Intent, IntentPhase, Restart, RestartPolicy, Task, Verified};
 use crate::time::Moment;
@@ -207,7 +207,7 @@ impl Host {
         }
         self.unsupported = None;
         self.forget_other_contents(desired);
-        let changed = self.changed_apps(desired);
+        let changed = app::changed(&self.desired, desired);
         self.desired = desired.clone();
         self.probes.retain(|id, _| desired.probes.iter().any(|probe| probe.id == *id));
         self.actions.push_back(Action::Store(vec![Record::Desired(desired.clone())]));
@@ -225,15 +225,6 @@ impl Host {
         self.review(now);
     }
 
-    /// A report is due on what every host hears at this moment: at a random one within the pause of changes.
-    fn report_with_others(&mut self, now: Moment) {
-        // Of states that come one upon the other the first decides.
-        if self.quiet_until <= now {
-            self.quiet_until = now.after(self.random_part(self.policy.change_interval));
-        }
-        self.report_at = self.report_at.min(self.quiet_until);
-    }
-
     /// A revision that means something else now was given its number twice: what was seen of the first says nothing.
     fn forget_other_contents(&mut self, desired: &Desired) {
         for (name, wanted) in &desired.apps {
@@ -242,15 +233,6 @@ impl Host {
                 self.apps.remove(name);
             }
         }
-    }
-
-    /// Returns the apps of which something else is wanted now than what actions under way rest on.
-    fn changed_apps(&self, desired: &Desired) -> BTreeSet<AppName> {
-        let is_same = |(name, known): &(&AppName, &DesiredApp)| {
-            let wanted = desired.apps.get(*name);
-            wanted.is_some_and(|wanted| (wanted.revision, wanted.manifest) == (known.revision, known.manifest))
-        };
-        self.desired.apps.iter().filter(|app| !is_same(app)).map(|(name, _)| name.clone()).collect()
     }
 
     fn follow_desired_apps(&mut self, now: Moment) {

@@ -1,7 +1,8 @@
 //! One app on one host: when its files were first right, what is to be purged, when to look again.
 
 use super::input::{AppView, PurgeResult, Scan};
-use crate::ids::{Generation, Revision};
+use crate::ids::{AppName, Generation, Revision};
+use crate::message::{Desired, DesiredApp};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -149,4 +150,13 @@ impl App {
     pub(super) fn look_at(&self) -> Option<Moment> {
         self.looks.first().copied()
     }
+}
+
+/// Returns the apps of which something else is wanted now than what actions under way rest on.
+pub(super) fn changed(known: &Desired, wanted: &Desired) -> BTreeSet<AppName> {
+    let is_same = |(name, known): &(&AppName, &DesiredApp)| {
+        let wanted = wanted.apps.get(*name);
+        wanted.is_some_and(|wanted| (wanted.revision, wanted.manifest) == (known.revision, known.manifest))
+    };
+    known.apps.iter().filter(|app| !is_same(app)).map(|(name, _)| name.clone()).collect()
 }

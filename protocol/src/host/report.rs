@@ -25,6 +25,15 @@ const PROBE_UNITS_MAX_BYTES: usize = 24 * 1024;
 const PROBE_FILES_MAX_BYTES: usize = 8 * 1024;
 
 impl Host {
+    /// A report is due on what every host hears at this moment: at a random one within the pause of changes.
+    pub(super) fn report_with_others(&mut self, now: Moment) {
+        // Of states that come one upon the other the first decides.
+        if self.quiet_until <= now {
+            self.quiet_until = now.after(self.random_part(self.policy.change_interval));
+        }
+        self.report_at = self.report_at.min(self.quiet_until);
+    }
+
     /// Returns when the next report is due, at the latest.
     pub(super) fn report_due(&self) -> Moment {
         self.report_at

@@ -20,8 +20,9 @@ const WAIT: Duration = Duration::from_secs(15);
 const QUIET_MAX: u32 = 4;
 /// Entries of desired states and permits that are read at once; more are not kept.
 const ENTRIES_MAX: usize = 16;
-/// Reports that the stream keeps, about.
-const REPORTS_MAX: usize = 100_000;
+/// Reports that the stream keeps, about: they are read as they come, each tells a host's whole state, and the server's
+/// memory is Celery's, too. Two of each host in a fleet of ten thousand.
+const REPORTS_MAX: usize = 20_000;
 /// How long the second connection is kept with nothing to say.
 const IDLE: Duration = Duration::from_secs(2);
 
