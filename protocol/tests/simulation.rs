@@ -116,6 +116,7 @@ fn a_broker_in_two_halves_that_heals_onto_one_of_them_breaks_no_law() {
 #[test]
 fn agents_that_miss_what_a_new_leader_says_break_no_law() {
     check(&deaf, 4);
+    check(&deaf_in_two_halves, 1);
 }
 
 #[test]

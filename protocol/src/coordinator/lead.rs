@@ -12,6 +12,7 @@ use crate::message::{Desired, DesiredApp, DesiredDrain, Mode, Phase, Purpose, Re
 use crate::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Whether others can lead the same fleet.
@@ -328,8 +329,9 @@ impl Coordinator {
         let told: BTreeMap<&DrainId, &DesiredDrain> = found.drains.iter().map(|drain| (&drain.id, drain)).collect();
         if !found.partial {
             let adopted = self.adopted;
-            let is_gone =
-                |(id, drain): &(&DrainId, &DrainRecord)| !told.contains_key(id) && (is_later || drain.since <= adopted);
+            // One that is older than what was taken over last, as an echo of what was said before that, knows nothing of it.
+            let knows = |drain: &DrainRecord| is_later || (version > adopted && drain.since <= adopted);
+            let is_gone = |(id, drain): &(&DrainId, &DrainRecord)| !told.contains_key(id) && knows(drain);
             let gone: Vec<DrainId> = self.drains.iter().filter(is_gone).map(|(id, _)| id.clone()).collect();
             for id in gone {
                 self.drains.remove(&id);
@@ -390,6 +392,12 @@ impl Coordinator {
             && now >= self.partial_end()
             && self.hosts.values().all(|host| host.record.left || (self.is_heard(host) && !host.is_acting()))
         {
+            // Those that have left say nothing in this reign: what they last said is all that tells of drains there.
+            let left = self.hosts.values().filter(|host| host.record.left);
+            let last_words: Vec<Arc<Report>> = left.filter_map(|host| host.report.clone()).collect();
+            for report in &last_words {
+                self.adopt_drains(report);
+            }
             self.partial = false;
             // Those that have left are believed from now on.
             self.count_all_again();

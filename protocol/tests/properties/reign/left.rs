@@ -141,6 +141,24 @@ fn a_host_that_has_left_counts_as_long_as_not_all_is_known_that_was_granted() {
 }
 
 #[test]
+fn a_drain_on_a_host_that_has_left_is_not_lost_with_everything_else() {
+    let mut first = fleet(&["web-1", "web-2"]);
+    let drain = drain(&mut first, "web-2", MINUTE);
+    let reign = first.last().clone();
+    // Another one, with an empty disk, hears the last words of the host before it leads.
+    let mut seat = Seat::new(2, Vec::new());
+    seat.hear(&Report { leaving: true, ..drained("web-2", 2, &reign, &drain) }, 1);
+    seat.lead(Some(9), 2);
+    seat.machine.handle_stated_hosts(1, Moment(3)).unwrap();
+    let reign = seat.last().clone();
+    seat.hear(&report("web-1", 2, &reign), 4);
+    seat.machine.handle_timeout(Moment(75_000));
+    seat.act();
+    assert!(!seat.last().partial);
+    assert_eq!(seat.last().drains.iter().map(|drain| &drain.id).collect::<Vec<_>>(), [&drain]);
+}
+
+#[test]
 fn who_alone_can_grant_believes_at_once_that_a_host_has_left() {
     let first = {
         let mut seat = fleet(&["web-1", "web-2"]);

@@ -297,7 +297,10 @@ impl World {
                 if unit.root.is_some() && self.rng.random_ratio(4, 5) {
                     return self.at(20, answer(Answer::NewLife));
                 }
-                (unit.root, unit.stopping, unit.held) = (None, false, true);
+                (unit.stopping, unit.held) = (false, true);
+                if unit.root.take().is_some() {
+                    self.at(20, Happening::Scan(index));
+                }
                 self.at(20, answer(Answer::Held));
             }
             Step::Verify => self.at(100, answer(Answer::Verified)),

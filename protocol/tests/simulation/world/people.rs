@@ -85,7 +85,7 @@ impl World {
     /// Whoever runs the fleet says what was lost: what is wanted, and how many hosts there are.
     pub(super) fn make_up(&mut self) {
         let Some(index) = self.leader() else { return self.at(10_000, Happening::MakeUp) };
-        let hosts = u32::try_from(self.hosts.iter().filter(|host| !host.is_off).count()).unwrap();
+        let hosts = u32::try_from(self.hosts.len()).unwrap();
         let brain = &mut self.brains[index];
         let now = brain.clock.read(self.now);
         let Some(machine) = brain.machine.as_mut() else { return };
