@@ -19,7 +19,7 @@ use crate::message::{
     Ask, Desired, DesiredDrain, Mode, Nonce, Permit, ProbeReport, Purpose, Report, Want, not_understood,
 };
 use crate::restart::{Action as Step, Cleared, Intent, IntentPhase, Restart, RestartPolicy, Task, Verified};
-use crate::time::Moment;
+use crate::time::{Jitter, Moment};
 use app::App;
 use slot::Slot;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -89,7 +89,7 @@ pub struct Host {
     policy: HostPolicy,
     incarnation: Incarnation,
     sequence: u64,
-    jitter: u64,
+    jitter: Jitter,
     desired: Desired,
     unsupported: Option<String>,
     refused: Option<Version>,
@@ -131,7 +131,7 @@ impl Host {
             policy,
             incarnation,
             sequence: 0,
-            jitter: seed | 1,
+            jitter: Jitter::new(seed),
             desired: Desired::default(),
             unsupported: None,
             refused: None,
@@ -588,17 +588,8 @@ impl Host {
                 wants,
             }));
             let pause = self.policy.ask_interval;
-            self.ask_at = Some(now.after(pause + self.random_part(pause)));
+            self.ask_at = Some(now.after(pause + self.jitter.part_of(pause)));
         }
-    }
-
-    /// Returns a pseudo-random part of `span`: xorshift, seeded at the start.
-    fn random_part(&mut self, span: Duration) -> Duration {
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Duration::from_millis(self.jitter % millis.max(1))
     }
 }
 

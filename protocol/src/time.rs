@@ -23,3 +23,25 @@ impl Moment {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
+
+/// Pseudo-random parts of pauses, so that many hosts do not do one thing at one moment. All of it follows from the seed:
+/// xorshift.
+#[derive(Clone, Debug)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    /// Begins with a seed; zero is as good as any.
+    pub fn new(seed: u64) -> Self {
+        // Of zero nothing but zero comes.
+        Self(seed | 1)
+    }
+
+    /// Returns some part of `span`, in whole milliseconds.
+    pub fn part_of(&mut self, span: Duration) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.0 % millis.max(1))
+    }
+}

@@ -10,7 +10,7 @@ use unstale_protocol::fingerprint::Fingerprint;
 use unstale_protocol::host::Host;
 use unstale_protocol::ids::{Revision, SlotId};
 use unstale_protocol::manifest::Manifest;
-use unstale_protocol::time::Moment;
+use unstale_protocol::time::{Jitter, Moment};
 
 /// Shortest pause before a manifest is asked for again. It doubles from one request to the next, up to half of the longest;
 /// each is longer by a random part of itself, so that agents that miss the same one do not ask together.
@@ -27,7 +27,7 @@ pub(super) struct Looks {
     is_under_way: bool,
     /// When each manifest that is missing is asked for again, and the pause that this came from.
     missing: BTreeMap<Fingerprint, (Moment, Duration)>,
-    jitter: u64,
+    jitter: Jitter,
 }
 
 impl Looks {
@@ -40,7 +40,7 @@ impl Looks {
             look_at: Moment(0),
             is_under_way: false,
             missing: BTreeMap::new(),
-            jitter: seed | 1,
+            jitter: Jitter::new(seed),
         }
     }
 
@@ -89,18 +89,9 @@ impl Looks {
             return false;
         }
         let pause = last.map_or(MANIFEST_PAUSE, |(_, pause)| (pause * 2).min(MANIFEST_PAUSE_MAX / 2));
-        let next = now.after(pause + self.random_part(pause));
+        let next = now.after(pause + self.jitter.part_of(pause));
         self.missing.insert(digest, (next, pause));
         true
-    }
-
-    /// Returns a pseudo-random part of `span`: xorshift, seeded at the start.
-    fn random_part(&mut self, span: Duration) -> Duration {
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Duration::from_millis(self.jitter % millis.max(1))
     }
 }
 

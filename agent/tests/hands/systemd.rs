@@ -245,16 +245,22 @@ async fn units_bound_to_it_are_brought_back_or_it_is_left_alone() {
     systemd.up("b.service", Some(before)).await;
 }
 
+/// Drains a unit, until it is held down.
+async fn drained(hands: &Hands, unit: &Unit) -> (Plan, Hold) {
+    let plan = hands.plan_drain(unit, &UnitFacts::of(unit), &[]).await.unwrap();
+    let hold = Hold::take(unit).unwrap();
+    hands.drain(&plan, &hold).unwrap();
+    hold.root_ended().await;
+    hands.hold_down(&plan).await.unwrap();
+    (plan, hold)
+}
+
 #[tokio::test]
 async fn a_drained_service_stays_down_until_it_is_given_back() {
     let systemd = Systemd::start(0, &[(X, &service("Restart=always"))]).await;
     let hands = systemd.hands();
     let unit = systemd.begin(X, Kind::Beat).await;
-    let plan = hands.plan_drain(&unit, &UnitFacts::of(&unit), &[]).await.unwrap();
-    let hold = Hold::take(&unit).unwrap();
-    hands.drain(&plan, &hold).unwrap();
-    hold.root_ended().await;
-    hands.hold_down(&plan).await.unwrap();
+    let (plan, _hold) = drained(&hands, &unit).await;
     // Longer than RestartSec, behind which systemd would have brought it back.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(systemd.state(X).await, SlotState::Stopped);
@@ -312,11 +318,7 @@ async fn a_drain_waits_until_systemd_has_stopped_what_is_left_however_long_that_
     systemd.scratch.write("stubborn.py", stubborn);
     let hands = systemd.hands();
     let unit = systemd.begin(X, Kind::Beat).await;
-    let plan = hands.plan_drain(&unit, &UnitFacts::of(&unit), &[]).await.unwrap();
-    let hold = Hold::take(&unit).unwrap();
-    hands.drain(&plan, &hold).unwrap();
-    hold.root_ended().await;
-    hands.hold_down(&plan).await.unwrap();
+    let (_, hold) = drained(&hands, &unit).await;
     assert!(hold.survivors().is_empty());
 }
 

@@ -29,7 +29,7 @@ impl Host {
     pub(super) fn report_with_others(&mut self, now: Moment) {
         // Of states that come one upon the other the first decides.
         if self.quiet_until <= now {
-            self.quiet_until = now.after(self.random_part(self.policy.change_interval));
+            self.quiet_until = now.after(self.jitter.part_of(self.policy.change_interval));
         }
         self.report_at = self.report_at.min(self.quiet_until);
     }
@@ -61,7 +61,7 @@ impl Host {
         self.reported_at = Some(now);
         let interval = self.policy.report_interval;
         let sixth = interval / 6;
-        let pause = interval.saturating_sub(sixth) + self.random_part(sixth * 2);
+        let pause = interval.saturating_sub(sixth) + self.jitter.part_of(sixth * 2);
         self.report_at = now.after(pause.max(Duration::from_millis(1)));
         self.store_numbering();
         self.actions.push_back(Action::Report(report));

@@ -250,14 +250,20 @@ fn an_undrain_that_follows_its_drain_at_once_is_told_from_it() {
     assert_eq!(steps(&mut host), [Step::Start]);
 }
 
-/// A host whose one unit was drained by hand.
-fn drained() -> (Host, SlotId) {
+/// A host whose one unit has ended by a drain, and is about to be kept down.
+fn ended_by_a_drain() -> (Host, SlotId) {
     let mut host = host();
     let unit = other("celery", 7, &[]);
     let slot = unit.view.slot.clone();
     host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
     host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
     permit_and_end(&mut host, &slot);
+    (host, slot)
+}
+
+/// A host whose one unit was drained by hand.
+fn drained() -> (Host, SlotId) {
+    let (mut host, slot) = ended_by_a_drain();
     host.handle_held(&slot, Ok(()), Moment(5_000));
     (host, slot)
 }

@@ -1,6 +1,14 @@
 //! What is said of hosts that are silent, have left, or have not judged what is announced now.
 
 use super::*;
+use unstale_protocol::fingerprint::Salt;
+
+/// A report of another agent that answers to the same name.
+fn twin_of(host: &str, accepted: Version) -> serde_json::Value {
+    let mut twin = fresh_report(host, accepted, 1);
+    twin["incarnation"]["random"] = serde_json::to_value(Salt([7; 16])).unwrap();
+    twin
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_host_is_fresh_only_where_it_has_judged_what_is_announced_now() {
@@ -8,8 +16,7 @@ async fn a_host_is_fresh_only_where_it_has_judged_what_is_announced_now() {
     with_driver(&state, async |asker, side| {
         broadcast(&asker).await;
         let now = desired(&side).version();
-        let mut twin = fresh_report("doubled", now, 1);
-        twin["incarnation"]["random"] = serde_json::to_value(unstale_protocol::fingerprint::Salt([7; 16])).unwrap();
+        let twin = twin_of("doubled", now);
         let changed = |host: &str, change: &dyn Fn(&mut serde_json::Value)| {
             let mut report = fresh_report(host, now, 1);
             change(&mut report);
@@ -116,8 +123,7 @@ async fn a_drain_doubts_what_why_doubts() {
     with_driver(&state, async |asker, side| {
         broadcast(&asker).await;
         let now = desired(&side).version();
-        let mut twin = fresh_report("doubled", now, 1);
-        twin["incarnation"]["random"] = serde_json::to_value(unstale_protocol::fingerprint::Salt([7; 16])).unwrap();
+        let twin = twin_of("doubled", now);
         let mut new = fresh_report("new", now, 1);
         new["scanned"] = false.into();
         let deaf = fresh_report("deaf", Version::default(), 1);

@@ -44,18 +44,7 @@ fn a_host_that_leaves_says_so_and_begins_nothing() {
             let (report, again) = said(&mut host);
             assert_eq!((report.unwrap().leaving, again), (true, None));
         }
-        let want = ask.wants[0].clone();
-        let permit = Permit {
-            host: ask.host,
-            slot: want.slot,
-            identity: want.identity,
-            nonce: ask.nonce,
-            version: ask.version,
-            author: Salt::default(),
-            purpose: want.purpose,
-            must: Vec::new(),
-        };
-        host.handle_permit(&permit, Moment(4));
+        host.handle_permit(&permit_for(ask), Moment(4));
         assert_eq!(host.intent(&unit.view.slot).is_none(), leaves);
     }
 }

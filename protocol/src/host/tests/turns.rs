@@ -2,18 +2,7 @@
 
 use super::*;
 
-/// A host whose one unit has ended by a drain, and is about to be kept down.
-fn ended_by_a_drain() -> (Host, SlotId) {
-    let mut host = host();
-    let unit = other("celery", 7, &[]);
-    let slot = unit.view.slot.clone();
-    host.handle_desired(&Desired { drains: vec![drain_of(&unit)], ..desired(1) }, Moment(0));
-    host.handle_scan(&Scan { begun_at: Moment(1), others: vec![unit], ..Scan::default() }, Moment(10));
-    permit_and_end(&mut host, &slot);
-    (host, slot)
-}
-
-/// The same, after its supervisor did not take the order to keep it down, as far as it was looked at since.
+/// A host whose supervisor did not take the order to keep down what a drain has ended, as far as it was looked at since.
 fn unheld() -> (Host, SlotId) {
     let (mut host, slot) = ended_by_a_drain();
     host.handle_held(&slot, Err("it does not stay down".into()), Moment(5_000));
